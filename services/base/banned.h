@@ -1,0 +1,11 @@
+/* Included by the compiler in front of every file of this project (-include): dangerous functions become errors. */
+#pragma once
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#pragma GCC poison strcpy strcat strncpy strncat sprintf vsprintf gets strtok atoi atol atoll atof
+#pragma GCC poison localtime gmtime ctime asctime tmpnam mktemp rand srand system

@@ -1,0 +1,37 @@
+/*
+ * Configuration: one table of options is the truth for parsing, bounds, defaults and the printed reference page.
+ * Order of strength: default < YAML file < environment < command line. An unknown key is an error that names the nearest one.
+ */
+#pragma once
+
+#include "base/bytes.h"
+
+enum conf_type { CONF_STR, CONF_INT, CONF_BOOL, CONF_DURATION_MS, CONF_SIZE };
+
+struct conf_option {
+    const char *name; /* "grpc.listen": YAML path, --grpc.listen=..., TXMSG_GRPC_LISTEN (and TXMSG_GRPC_LISTEN_FILE if secret) */
+    enum conf_type type;
+    const char *def;      /* text as a user would write it; NULL = no default (empty string, 0, false) */
+    int64_t min, max;     /* CONF_INT, CONF_DURATION_MS, CONF_SIZE: inclusive; max 0 = unbounded */
+    bool secret;          /* printed as *** */
+    const char *help;     /* one sentence */
+    size_t offset;        /* into the target struct: char *, int64_t or bool by type */
+};
+
+/* Where a value came from, for `config show`. */
+enum conf_origin { CONF_DEFAULT, CONF_FILE, CONF_ENV, CONF_FLAG };
+
+struct conf; /* parsed values and origins; owns the strings that the target points to */
+
+/*
+ * Fills `target` by the table (ended by name NULL). argv[1..] may hold --name=value, --name value, --config FILE; other words are errors.
+ * env is `environ`-like. NULL and *e on failure.
+ */
+struct conf *conf_load(const struct conf_option *table, void *target, int argc, char **argv, char **env,
+                       struct errmsg *e) MUSTCHECK;
+void conf_free(struct conf *c);
+enum conf_origin conf_origin(const struct conf *c, const char *name);
+/* "name = value  (origin)" lines. */
+void conf_show(const struct conf *c, struct buf *out);
+/* The reference page in Markdown. */
+void conf_reference(const struct conf_option *table, struct buf *out);

@@ -1,0 +1,11 @@
+/* YAML text to JSON values, so that one code path checks configuration and topology files (libyaml behind). */
+#pragma once
+
+#include "base/json.h"
+
+/*
+ * One document of mappings, sequences and scalars; anchors, aliases, tags, duplicate keys and a second document are refused
+ * with line and column. Plain scalars become null, bool, integer, real or string (YAML 1.2 core rules); quoted ones strings.
+ * NULL and *e on failure; the caller owns the result.
+ */
+json_t *yaml_parse(struct bytes text, struct errmsg *e) MUSTCHECK;

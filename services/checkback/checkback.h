@@ -1,0 +1,30 @@
+/*
+ * The check-back of one worker: finds undecided transactions of its lanes, claims due checks of any lane, asks the producer's endpoints over
+ * HTTP and hands the verdicts to the lane. Never a guess: anything but a well-formed answer for that very id is unreachable.
+ * @thread of the worker's loop
+ */
+#pragma once
+
+#include "core/policy.h"
+#include "loop/loop.h"
+#include "store/lane.h"
+#include "store/read.h"
+
+struct webclient;
+struct checkback;
+struct checkback_options {
+    int64_t poll_ms;      /* how often due checks are looked for; default 250 */
+    int64_t find_poll_ms; /* how often the finder walks; default 250 */
+    int in_flight;        /* checks under way in this worker; default 256 */
+};
+/* `own` takes the verdicts as operations: the worker's own lane. */
+int checkback_new(struct loop *l, struct store *s, struct reader *r, struct webclient *w, struct lane *own,
+                  const struct checkback_options *o, struct checkback **ret) MUSTCHECK;
+void checkback_topology(struct checkback *c, struct topology *t);
+/* A lane to walk (own or adopted); cursors of an adopted lane are read from its log. */
+int checkback_lane(struct checkback *c, struct lane *lane, int32_t number, bool adopted) MUSTCHECK;
+void checkback_drop_lane(struct checkback *c, int32_t lane);
+void checkback_allow(struct checkback *c, bool allowed);
+/* For an adopted lane: every finder cursor has passed its last entry, durably. */
+bool checkback_lane_settled(const struct checkback *c, int32_t lane);
+void checkback_free(struct checkback *c); /* requests under way are cancelled; their rows come due again */

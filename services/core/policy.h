@@ -1,0 +1,91 @@
+/*
+ * Run-time configuration as the workers see it: an immutable snapshot of topics, producers and subscriptions of one
+ * epoch. Parsed from the JSON form of txmsg.v1.Topic / Producer / Subscription (proto field names, durations as "10s").
+ */
+#pragma once
+
+#include "base/json.h"
+#include "base/list.h"
+#include "core/retry.h"
+
+#include <stdatomic.h>
+
+enum { POLICY_ENDPOINTS_MAX = 8 };
+
+struct check_policy {
+    const char *endpoints[POLICY_ENDPOINTS_MAX];
+    int endpoints_n;          /* 0 = this producer cannot be asked: its undecided stay undecided */
+    const char *secret;       /* "whsec_<base64>" or "" */
+    int64_t first_after_ms;   /* default 10 s */
+    struct backoff backoff;   /* default 10 s x2 to 10 min, +-20 % */
+    int max_unknowns;         /* answered UNKNOWNs until STUCK; default 15 */
+    int64_t timeout_ms;       /* of one request; default 5 s */
+    int concurrency;          /* requests under way per replica; default 16 */
+    bool include_body;
+};
+
+struct producer_conf {
+    struct hnode node;
+    const char *name;
+    struct check_policy check;
+};
+
+struct topic_conf {
+    struct hnode node;
+    const char *name;
+};
+
+enum sink_kind { SINK_DISCARD = 1, SINK_LOG, SINK_HTTP, SINK_RABBITMQ };
+enum ack_mode { ACK_STATUS_2XX = 1, ACK_BODY_SUCCESS = 2 };
+
+struct sink_conf {
+    enum sink_kind kind;
+    struct { /* http */
+        const char *url, *secret;
+        int64_t timeout_ms; /* default 10 s */
+        enum ack_mode ack;
+        json_t *headers; /* object of strings, NULL = none; owned by the snapshot */
+    } http;
+    struct { /* rabbitmq */
+        const char *url;         /* amqp://user:pass@host:port/vhost */
+        const char *exchange;    /* "" = default exchange */
+        const char *routing_key; /* "" = the message key as text, else the topic */
+        int64_t timeout_ms;      /* until the confirm; default 10 s */
+    } rabbitmq;
+};
+
+struct sub_conf {
+    int32_t id; /* of the store; never used again after deletion */
+    const char *name, *topic;
+    struct sink_conf sink;
+    struct backoff backoff; /* default 1 s x2 to 10 min, full jitter */
+    int max_attempts;       /* default 16 */
+    int64_t max_age_ms;     /* since the confirmation; default 24 h */
+    int concurrency;        /* deliveries in flight per worker; default 256 */
+};
+
+struct topology {
+    _Atomic int refs;
+    int64_t epoch;
+    struct hmap topics, producers; /* by hash_bytes(name) */
+    struct sub_conf *subs;
+    int subs_n;
+    struct policy_store *memory; /* owns every string and array above */
+};
+
+/* An empty snapshot; NULL when out of memory. Fill it with the adders before anybody shares it. */
+struct topology *topology_new(int64_t epoch) MUSTCHECK;
+struct topology *topology_ref(struct topology *t);
+void topology_unref(struct topology *t); /* NULL allowed. @thread any */
+/*
+ * `spec` is the stored JSON, read and not kept; a member that is null counts as absent, a NULL spec as {}. -EINVAL and
+ * *e name the member; also used to validate before storing (on a scratch snapshot). -EEXIST: that name (or id) is in
+ * the snapshot; -ENOMEM. After a failure the snapshot reads as before.
+ */
+int topology_add_topic(struct topology *t, const char *name, const json_t *spec, struct errmsg *e) MUSTCHECK;
+int topology_add_producer(struct topology *t, const char *name, const json_t *spec, struct errmsg *e) MUSTCHECK;
+int topology_add_sub(struct topology *t, int32_t id, const char *name, const json_t *spec, struct errmsg *e) MUSTCHECK;
+
+const struct topic_conf *topology_topic(const struct topology *t, struct bytes name);       /* NULL = unknown */
+const struct producer_conf *topology_producer(const struct topology *t, struct bytes name); /* NULL = unknown */
+const struct sub_conf *topology_sub(const struct topology *t, int32_t id);                  /* NULL = unknown */

@@ -1,0 +1,97 @@
+/*
+ * gRPC server on gRPC C core. Nothing outside this room (and client/) includes a grpc header.
+ *
+ * Threads: each rpc thread owns one completion queue and every call that arrived on it. A method's handler runs on that thread
+ * with the request already received, checked against its descriptor (UTF-8, NUL, depth, counts, enum ranges) and unpacked into the
+ * call's arena. A handler must not block. It either replies at once, or keeps the call and has it finished later:
+ * any thread may rpc_call_finish() a call, which runs its finish callback on the owning rpc thread, where it must reply.
+ * Every call that reached a handler is replied to exactly once; replying after the peer went away is harmless.
+ */
+#pragma once
+
+#include "base/arena.h"
+#include "base/list.h"
+#include "base/uuid.h"
+
+#include <protobuf-c/protobuf-c.h>
+
+struct rpc_server;
+struct rpc_call;
+
+/* The canonical codes; numbers are gRPC's. */
+enum rpc_code {
+    RPC_OK = 0, RPC_CANCELLED = 1, RPC_UNKNOWN = 2, RPC_INVALID_ARGUMENT = 3, RPC_DEADLINE_EXCEEDED = 4, RPC_NOT_FOUND = 5,
+    RPC_ALREADY_EXISTS = 6, RPC_PERMISSION_DENIED = 7, RPC_RESOURCE_EXHAUSTED = 8, RPC_FAILED_PRECONDITION = 9, RPC_ABORTED = 10,
+    RPC_OUT_OF_RANGE = 11, RPC_UNIMPLEMENTED = 12, RPC_INTERNAL = 13, RPC_UNAVAILABLE = 14, RPC_DATA_LOSS = 15, RPC_UNAUTHENTICATED = 16,
+};
+const char *rpc_code_name(int code); /* "INVALID_ARGUMENT" */
+
+/*
+ * An error as google.rpc.Status: code, message, ErrorInfo(domain "txmsg", reason, metadata) and where they apply BadRequest (field),
+ * RetryInfo (retry_after_ms > 0), PreconditionFailure (subject). Strings may live in the call's arena or be literals.
+ */
+struct rpc_error {
+    int code;
+    const char *reason;  /* UPPER_SNAKE; never NULL */
+    const char *message; /* for people; never NULL */
+    const char *field, *field_description;       /* BadRequest, NULL = none */
+    int64_t retry_after_ms;                      /* RetryInfo, 0 = none */
+    const char *precondition_subject;            /* PreconditionFailure, type = reason; NULL = none */
+    const char *meta[8];                         /* ErrorInfo metadata: key, value, key, value, NULL */
+};
+/* Packs a google.rpc.Status with these details; the bytes live in the arena. -ENOMEM. Also used for per-item errors of a batch. */
+struct Google__Rpc__Status;
+int rpc_error_status(const struct rpc_error *err, struct arena *a, struct Google__Rpc__Status **ret) MUSTCHECK;
+
+struct rpc_method {
+    const char *path; /* "/txmsg.v1.MessageService/Prepare" */
+    const ProtobufCMessageDescriptor *request, *response;
+    /* Unary only. @thread rpc, once per call */
+    void (*handle)(struct rpc_call *call, void *user);
+    void *user;
+};
+
+struct rpc_server_options {
+    const char *listen;   /* "127.0.0.1:7400"; port 0 = any free port */
+    int threads;          /* rpc threads; 1 is enough for 2 cores */
+    int slots;            /* armed calls per method and thread; default 128 */
+    int64_t receive_bytes;          /* largest request; default 8 MiB */
+    int64_t max_concurrent_streams; /* per connection; default 2048 */
+    int64_t arena_bytes;            /* bound of one call's arena; default 4 x receive_bytes */
+    int64_t deadline_max_ms;        /* a longer or absent deadline is cut to this; default 30 s */
+};
+
+/* Methods are copied. grpc.health.v1 and reflection v1 / v1alpha are served by the room itself. */
+int rpc_server_new(const struct rpc_server_options *o, const struct rpc_method *methods, size_t methods_n,
+                   struct rpc_server **ret, struct errmsg *e) MUSTCHECK;
+int rpc_server_start(struct rpc_server *s, struct errmsg *e) MUSTCHECK; /* -EADDRINUSE ... */
+int rpc_server_port(const struct rpc_server *s);
+/* Sets the health of "" and of every served service; a Watch hears of it. @thread any */
+void rpc_server_health(struct rpc_server *s, bool serving);
+/*
+ * Graceful stop: no new calls, waits up to grace_ms for those under way, cancels the rest, joins the threads.
+ * Handlers may still run and calls may be finished meanwhile. Blocks; not from an rpc thread.
+ */
+void rpc_server_stop(struct rpc_server *s, int64_t grace_ms);
+void rpc_server_free(struct rpc_server *s); /* NULL allowed; stopped before */
+
+/* --- a call, on its rpc thread --- */
+const ProtobufCMessage *rpc_call_request(const struct rpc_call *c);
+struct arena *rpc_call_arena(struct rpc_call *c);
+ProtobufCAllocator *rpc_call_allocator(struct rpc_call *c);
+uint64_t rpc_call_deadline_ns(const struct rpc_call *c); /* CLOCK_MONOTONIC, already capped */
+/* ASCII metadata of the request, NULL if absent; lives as long as the call. */
+const char *rpc_call_metadata(const struct rpc_call *c, const char *key);
+const char *rpc_call_peer(struct rpc_call *c);
+const char *rpc_call_method(const struct rpc_call *c); /* path */
+/* Ends the call; the call must not be touched afterwards. `response` is packed at once. */
+void rpc_reply(struct rpc_call *c, const ProtobufCMessage *response);
+void rpc_fail(struct rpc_call *c, const struct rpc_error *err);
+
+/* --- finishing from elsewhere --- */
+/*
+ * Queues `fn(c, arg)` to run on the call's rpc thread; wakes are coalesced until rpc_wake(). Never fails. @thread any, once per call.
+ * The worker finishes all calls of a group commit and then wakes each rpc thread once.
+ */
+void rpc_call_finish(struct rpc_call *c, void (*fn)(struct rpc_call *c, void *arg), void *arg);
+void rpc_wake(struct rpc_server *s); /* @thread any */

@@ -1,0 +1,383 @@
+/*
+ * Rows that ride along with a batch: first checks, ends of checks, spilled deliveries, ends of deliveries, cursors, counters.
+ * The adders copy; the statements are built when the batch is sent, sorted by key, in the order check_due, delivery_due,
+ * dead_letter, attempt.
+ */
+#include "store/lane_private.h"
+
+#define PAYLOAD_COLUMNS "m.topic, h.business_key, h.trace, m.okey, m.content_type, m.headers, m.body"
+#define PAYLOAD_OF(row, lo, hi)                                                                                      \
+    " CROSS JOIN LATERAL (SELECT * FROM message m WHERE m.tx = " row ".tx AND m.n = " row ".n"                       \
+    " AND m.tx BETWEEN " lo " AND " hi " OFFSET 0) m"                                                                \
+    " CROSS JOIN LATERAL (SELECT h.business_key, h.trace FROM message h WHERE h.tx = " row ".tx AND h.n = 0"         \
+    " AND h.tx BETWEEN " lo " AND " hi " OFFSET 0) h"
+#define DEAD_INSERT                                                                                                  \
+    "INSERT INTO dead_letter (sub, tx, n, attempts, error, producer, topic, business_key, trace, okey, content_type, " \
+    "headers, body)"
+#define ENDS                                                                                                         \
+    "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int4[], $5::int2[], $6::int8[],"         \
+    " $7::int4[], $8::text[]) f(sub, tx, n, token, fate, due_ms, attempt, error)),"                                  \
+    " kept AS (UPDATE delivery_due d SET due = now() + f.due_ms * interval '1 ms', attempt = f.attempt,"             \
+    " last_error = f.error FROM f WHERE f.fate = 1 AND d.sub = f.sub AND d.tx = f.tx AND d.n = f.n"                  \
+    " AND d.token = f.token RETURNING f.sub, f.fate),"                                                               \
+    " gone AS (DELETE FROM delivery_due d USING f WHERE f.fate <> 1 AND d.sub = f.sub AND d.tx = f.tx"               \
+    " AND d.n = f.n AND d.token = f.token RETURNING f.sub, f.tx, f.n, f.fate, f.attempt, f.error),"                  \
+    " dead AS (" DEAD_INSERT " SELECT g.sub, g.tx, g.n, g.attempt, coalesce(g.error, ''), m.producer, "               \
+    PAYLOAD_COLUMNS " FROM gone g" PAYLOAD_OF("g", "$9::uuid", "$10::uuid")                                           \
+    " WHERE g.fate = 2 ON CONFLICT (sub, tx, n) DO NOTHING),"                                                        \
+    " tried AS (INSERT INTO attempt (sub, tx, n, attempt, error)"                                                    \
+    " SELECT f.sub, f.tx, f.n, f.attempt, f.error FROM f WHERE f.error IS NOT NULL)"
+
+const struct pg_stmt lane_rider_stmts[] = {
+    {"check_adds", "INSERT INTO check_due (tx, producer, due)"
+                   " SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) ON CONFLICT (tx) DO NOTHING"},
+    {"check_ends",
+     "WITH f AS (SELECT * FROM unnest($1::uuid[], $2::int4[], $3::int8[], $4::int4[], $5::int4[], $6::int2[], $7::text[])"
+     " f(tx, token, due_ms, unknowns, failures, fate, error)),"
+     " kept AS (UPDATE check_due c SET due = now() + f.due_ms * interval '1 ms', unknowns = f.unknowns,"
+     " failures = f.failures, state = f.fate, last_error = f.error"
+     " FROM f WHERE f.fate < 2 AND c.tx = f.tx AND c.token = f.token RETURNING 1),"
+     " gone AS (DELETE FROM check_due c USING f WHERE f.fate = 2 AND c.tx = f.tx AND c.token = f.token RETURNING 1)"
+     " SELECT (SELECT count(*) FROM kept) + (SELECT count(*) FROM gone)"},
+    {"spills",
+     "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int8[], $5::int4[], $6::int4[], $7::int4[],"
+     " $8::text[]) f(sub, tx, n, due_ms, attempt, lane, seq, error)),"
+     " kept AS (INSERT INTO delivery_due (sub, tx, n, due, attempt, lane, seq, last_error)"
+     " SELECT f.sub, f.tx, f.n, now() + f.due_ms * interval '1 ms', f.attempt, f.lane, f.seq, f.error FROM f"
+     " ON CONFLICT (sub, tx, n) DO NOTHING)"
+     " INSERT INTO attempt (sub, tx, n, attempt, error) SELECT f.sub, f.tx, f.n, f.attempt, f.error FROM f"
+     " WHERE f.attempt > 0"},
+    {"spills_dead",
+     "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int4[], $5::text[])"
+     " f(sub, tx, n, attempt, error)),"
+     " tried AS (INSERT INTO attempt (sub, tx, n, attempt, error) SELECT * FROM f) " DEAD_INSERT
+     " SELECT g.sub, g.tx, g.n, g.attempt, g.error, m.producer, " PAYLOAD_COLUMNS " FROM f g" PAYLOAD_OF(
+         "g", "$6::uuid", "$7::uuid") " ON CONFLICT (sub, tx, n) DO NOTHING"},
+    /* The optimistic form presumes that every token holds: anything else divides by zero and aborts the batch. */
+    {"delivery_ends", ENDS " SELECT 1 / ((SELECT count(*) FROM kept) + (SELECT count(*) FROM gone) = $11::int8)::int"},
+    {"delivery_ends_exact", ENDS " SELECT sub, fate FROM kept UNION ALL SELECT sub, fate FROM gone"},
+    {NULL, NULL},
+};
+
+/* --- adders --- */
+
+/* Rows live in arrays that are allocated at the first use and kept. */
+static int room_for(void **rows, uint32_t n, size_t size) {
+    if (n == RIDER_ROWS_MAX)
+        return LANE_FULL;
+    if (!*rows)
+        *rows = mem_calloc(RIDER_ROWS_MAX, size);
+    return *rows ? 0 : LANE_FULL;
+}
+
+/* A bounded copy of a peer's words; what is not valid UTF-8 is replaced, PostgreSQL would refuse it. NULL on OOM reads as none. */
+static const char *copy_text(struct lane_batch *b, const char *s) {
+    if (!s || !*s)
+        return NULL;
+    size_t n = strnlen(s, 500);
+    char *c = arena_strndup(&b->arena, s, n);
+    if (c && !text_valid(bytes_of(c, n)))
+        for (char *p = c; *p; p++)
+            if (*p & 0x80)
+                *p = '?';
+    return c;
+}
+
+int lane_add_progress(struct lane_batch *b, int32_t target, struct lane_pos pos) {
+    for (uint32_t i = 0; i < b->prog_n; i++)
+        if (b->prog[i].target == target) {
+            b->prog[i].pos = pos;
+            return 0;
+        }
+    if (b->prog_n == PROGRESS_MAX)
+        return LANE_FULL;
+    b->prog[b->prog_n++] = (struct prog){target, pos};
+    b->added++;
+    return 0;
+}
+
+static struct counts *counts_of(struct lane_batch *b, int32_t sub) {
+    for (uint32_t i = 0; i < b->counts_n; i++)
+        if (b->counts[i].sub == sub)
+            return &b->counts[i];
+    if (b->counts_n == COUNTS_MAX)
+        return NULL;
+    b->counts[b->counts_n] = (struct counts){.sub = sub};
+    return &b->counts[b->counts_n++];
+}
+
+int lane_add_counts(struct lane_batch *b, int32_t sub, int32_t delivered, int32_t dead, int32_t discarded, int32_t spilled) {
+    struct counts *c = counts_of(b, sub);
+    if (!c)
+        return LANE_FULL;
+    c->delivered += delivered;
+    c->dead += dead;
+    c->discarded += discarded;
+    c->spilled += spilled;
+    b->added++;
+    return 0;
+}
+
+int lane_add_check(struct lane_batch *b, const struct uuid *tx, const char *producer, int64_t due_us) {
+    int r = room_for((void **)&b->check_adds, b->check_adds_n, sizeof(*b->check_adds));
+    const char *name = r ? NULL : copy_text(b, producer);
+    if (!name)
+        return LANE_FULL;
+    b->check_adds[b->check_adds_n++] = (struct check_add){.tx = *tx, .producer = name, .due_us = due_us};
+    b->added++;
+    return 0;
+}
+
+int lane_add_check_finish(struct lane_batch *b, const struct check_finish *f) {
+    int r = room_for((void **)&b->check_ends, b->check_ends_n, sizeof(*b->check_ends));
+    if (r)
+        return r;
+    struct check_finish *c = &b->check_ends[b->check_ends_n++];
+    *c = *f;
+    c->last_error = copy_text(b, f->last_error);
+    b->added++;
+    return 0;
+}
+
+int lane_add_spill(struct lane_batch *b, const struct spill *s) {
+    int r = room_for((void **)&b->spills, b->spills_n, sizeof(*b->spills));
+    if (r || !counts_of(b, s->sub))
+        return LANE_FULL;
+    struct spill *c = &b->spills[b->spills_n++];
+    *c = *s;
+    c->error = copy_text(b, s->error);
+    if (!c->error)
+        c->error = "failed";
+    if (s->dead)
+        counts_of(b, s->sub)->dead++;
+    b->added++;
+    return 0;
+}
+
+static void count_end(struct lane_batch *b, int32_t sub, int fate, int by) {
+    struct counts *c = counts_of(b, sub);
+    ASSERT(c);
+    if (fate == DELIVERY_DELIVERED)
+        c->delivered += by;
+    else if (fate == DELIVERY_DEAD)
+        c->dead += by;
+    else if (fate == DELIVERY_DISCARDED)
+        c->discarded += by;
+}
+
+int lane_add_delivery_finish(struct lane_batch *b, const struct delivery_finish *f) {
+    int r = room_for((void **)&b->delivery_ends, b->delivery_ends_n, sizeof(*b->delivery_ends));
+    if (r || !counts_of(b, f->sub))
+        return LANE_FULL;
+    struct delivery_finish *c = &b->delivery_ends[b->delivery_ends_n++];
+    *c = *f;
+    c->error = f->end == DELIVERY_DELIVERED ? NULL : copy_text(b, f->error);
+    count_end(b, f->sub, (int)f->end, 1);
+    b->added++;
+    return 0;
+}
+
+/* The presumed counts come back when a batch is sent again. */
+void rider_count_presumed(struct lane_batch *b) {
+    for (uint32_t i = 0; i < b->ended_n; i++)
+        count_end(b, b->ended[i].sub, b->ended[i].fate, -1);
+    for (uint32_t i = 0; b->ended_known && i < b->delivery_ends_n; i++)
+        count_end(b, b->delivery_ends[i].sub, (int)b->delivery_ends[i].end, 1);
+    b->ended_n = 0;
+    b->ended_known = false;
+    b->stale = 0;
+}
+
+/* The exact form learns which tokens still held: the presumed counts go, those of the rows really ended come. */
+void rider_count_ended(struct lane_batch *b, const PGresult *ended) {
+    for (uint32_t i = 0; i < b->delivery_ends_n; i++)
+        count_end(b, b->delivery_ends[i].sub, (int)b->delivery_ends[i].end, -1);
+    b->ended_known = true;
+    int rows = PQntuples(ended);
+    for (int i = 0; i < rows; i++) {
+        struct ended *e = &b->ended[b->ended_n++];
+        *e = (struct ended){pg_get_int32(ended, i, 0), pg_get_int16(ended, i, 1)};
+        count_end(b, e->sub, e->fate, 1);
+    }
+    b->stale += b->delivery_ends_n - (uint32_t)rows;
+}
+
+/* --- statements --- */
+
+static void arrays_begin(struct lane *l, const uint32_t *oids, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        pgarr_begin(&l->arrays[i], oids[i]);
+}
+
+static int arrays_send(struct lane *l, size_t n, const struct uuid *lo, const struct uuid *hi, int64_t expected,
+                       enum batch_step step, const char *stmt) {
+    struct pg_params p;
+    pg_params_init(&p);
+    for (size_t i = 0; i < n; i++) {
+        int r = pgarr_end(&l->arrays[i]);
+        if (r < 0)
+            return r;
+        pg_param_array(&p, &l->arrays[i]);
+    }
+    if (lo) {
+        pg_param_uuid(&p, lo);
+        pg_param_uuid(&p, hi);
+    }
+    if (expected >= 0)
+        pg_param_int64(&p, expected);
+    return batch_step(l, step, stmt, &p);
+}
+
+static void put_text(struct buf *a, const char *s) {
+    pgarr_bytes(a, s ? bytes_str(s) : BYTES_NULL);
+}
+
+static int by_check_add(const void *a, const void *b) {
+    return uuid_cmp(&((const struct check_add *)a)->tx, &((const struct check_add *)b)->tx);
+}
+
+static int send_check_adds(struct lane *l) {
+    static const uint32_t oids[] = {OID_UUID, OID_TEXT, OID_TIMESTAMPTZ};
+    struct lane_batch *b = &l->b;
+    if (!b->check_adds_n)
+        return 0;
+    qsort(b->check_adds, b->check_adds_n, sizeof(*b->check_adds), by_check_add);
+    arrays_begin(l, oids, ARRAY_LEN(oids));
+    for (uint32_t i = 0; i < b->check_adds_n; i++) {
+        const struct check_add *c = &b->check_adds[i];
+        pgarr_uuid(&l->arrays[0], &c->tx);
+        put_text(&l->arrays[1], c->producer);
+        pgarr_time(&l->arrays[2], c->due_us);
+    }
+    return arrays_send(l, ARRAY_LEN(oids), NULL, NULL, -1, STEP_OTHER, "check_adds");
+}
+
+static int by_check_end(const void *a, const void *b) {
+    return uuid_cmp(&((const struct check_finish *)a)->tx, &((const struct check_finish *)b)->tx);
+}
+
+static int send_check_ends(struct lane *l) {
+    static const uint32_t oids[] = {OID_UUID, OID_INT4, OID_INT8, OID_INT4, OID_INT4, OID_INT2, OID_TEXT};
+    struct lane_batch *b = &l->b;
+    struct buf *a = l->arrays;
+    if (!b->check_ends_n)
+        return 0;
+    qsort(b->check_ends, b->check_ends_n, sizeof(*b->check_ends), by_check_end);
+    arrays_begin(l, oids, ARRAY_LEN(oids));
+    for (uint32_t i = 0; i < b->check_ends_n; i++) {
+        const struct check_finish *f = &b->check_ends[i];
+        pgarr_uuid(&a[0], &f->tx);
+        pgarr_int32(&a[1], f->token);
+        pgarr_int64(&a[2], f->due_in_ms);
+        pgarr_int32(&a[3], f->unknowns);
+        pgarr_int32(&a[4], f->failures);
+        pgarr_int16(&a[5], f->remove ? 2 : f->stuck ? 1 : 0);
+        put_text(&a[6], f->last_error);
+    }
+    return arrays_send(l, ARRAY_LEN(oids), NULL, NULL, -1, STEP_CHECK_ENDS, "check_ends");
+}
+
+static int by_spill(const void *a, const void *b) {
+    const struct spill *x = a, *y = b;
+    if (x->sub != y->sub)
+        return x->sub < y->sub ? -1 : 1;
+    int c = uuid_cmp(&x->tx, &y->tx);
+    return c ? c : x->n - y->n;
+}
+
+static int send_spills(struct lane *l) {
+    static const uint32_t oids[] = {OID_INT4, OID_UUID, OID_INT2, OID_INT8, OID_INT4, OID_INT4, OID_INT4, OID_TEXT};
+    struct lane_batch *b = &l->b;
+    struct buf *a = l->arrays;
+    unsigned rows = 0;
+    arrays_begin(l, oids, ARRAY_LEN(oids));
+    for (uint32_t i = 0; i < b->spills_n; i++) {
+        const struct spill *s = &b->spills[i];
+        if (s->dead)
+            continue;
+        pgarr_int32(&a[0], s->sub);
+        pgarr_uuid(&a[1], &s->tx);
+        pgarr_int16(&a[2], s->n);
+        pgarr_int64(&a[3], s->due_in_ms);
+        pgarr_int32(&a[4], s->attempt);
+        pgarr_int32(&a[5], s->lane);
+        pgarr_int32(&a[6], s->seq);
+        put_text(&a[7], s->error);
+        rows++;
+    }
+    return rows ? arrays_send(l, ARRAY_LEN(oids), NULL, NULL, -1, STEP_OTHER, "spills") : 0;
+}
+
+static void widen(const struct uuid *tx, struct uuid *lo, struct uuid *hi, bool first) {
+    if (first || uuid_cmp(tx, lo) < 0)
+        *lo = *tx;
+    if (first || uuid_cmp(tx, hi) > 0)
+        *hi = *tx;
+}
+
+static int send_spills_dead(struct lane *l) {
+    static const uint32_t oids[] = {OID_INT4, OID_UUID, OID_INT2, OID_INT4, OID_TEXT};
+    struct lane_batch *b = &l->b;
+    struct buf *a = l->arrays;
+    struct uuid lo, hi;
+    unsigned rows = 0;
+    arrays_begin(l, oids, ARRAY_LEN(oids));
+    for (uint32_t i = 0; i < b->spills_n; i++) {
+        const struct spill *s = &b->spills[i];
+        if (!s->dead)
+            continue;
+        widen(&s->tx, &lo, &hi, rows == 0);
+        pgarr_int32(&a[0], s->sub);
+        pgarr_uuid(&a[1], &s->tx);
+        pgarr_int16(&a[2], s->n);
+        pgarr_int32(&a[3], s->attempt);
+        put_text(&a[4], s->error);
+        rows++;
+    }
+    return rows ? arrays_send(l, ARRAY_LEN(oids), &lo, &hi, -1, STEP_OTHER, "spills_dead") : 0;
+}
+
+static int by_delivery_end(const void *a, const void *b) {
+    const struct delivery_finish *x = a, *y = b;
+    if (x->sub != y->sub)
+        return x->sub < y->sub ? -1 : 1;
+    int c = uuid_cmp(&x->tx, &y->tx);
+    return c ? c : x->n - y->n;
+}
+
+static int send_delivery_ends(struct lane *l) {
+    static const uint32_t oids[] = {OID_INT4, OID_UUID, OID_INT2, OID_INT4, OID_INT2, OID_INT8, OID_INT4, OID_TEXT};
+    struct lane_batch *b = &l->b;
+    struct buf *a = l->arrays;
+    if (!b->delivery_ends_n)
+        return 0;
+    qsort(b->delivery_ends, b->delivery_ends_n, sizeof(*b->delivery_ends), by_delivery_end);
+    arrays_begin(l, oids, ARRAY_LEN(oids));
+    struct uuid lo, hi;
+    for (uint32_t i = 0; i < b->delivery_ends_n; i++) {
+        const struct delivery_finish *f = &b->delivery_ends[i];
+        widen(&f->tx, &lo, &hi, i == 0);
+        pgarr_int32(&a[0], f->sub);
+        pgarr_uuid(&a[1], &f->tx);
+        pgarr_int16(&a[2], f->n);
+        pgarr_int32(&a[3], f->token);
+        pgarr_int16(&a[4], (int16_t)f->end);
+        pgarr_int64(&a[5], f->due_in_ms);
+        pgarr_int32(&a[6], f->attempt);
+        put_text(&a[7], f->error);
+    }
+    return arrays_send(l, ARRAY_LEN(oids), &lo, &hi, b->exact ? -1 : (int64_t)b->delivery_ends_n, STEP_DELIVERY_ENDS,
+                       b->exact ? "delivery_ends_exact" : "delivery_ends");
+}
+
+int rider_send_rows(struct lane *l) {
+    qsort(l->b.spills, l->b.spills_n, l->b.spills ? sizeof(*l->b.spills) : 1, by_spill);
+    int (*const senders[])(struct lane *) = {send_check_adds, send_check_ends,  send_spills,
+                                             send_delivery_ends, send_spills_dead};
+    for (size_t i = 0; i < ARRAY_LEN(senders); i++) {
+        int r = senders[i](l);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}

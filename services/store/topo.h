@@ -1,0 +1,44 @@
+/*
+ * Run-time configuration in PostgreSQL: topics, producers, subscriptions and the epoch; applying changes and watching for them.
+ */
+#pragma once
+
+#include "core/policy.h"
+#include "store/pg.h"
+#include "store/store.h"
+
+/* Watches cfg.epoch (every 500 ms on its own connection) and publishes a snapshot whenever it changed. @thread of the loop */
+struct topo_watch;
+/* on_change: once per new snapshot, at first as soon as one could be read; the callee takes a reference if it keeps it. */
+int topo_watch_new(struct loop *l, struct store *s, void (*on_change)(void *arg, struct topology *t), void *arg,
+                   struct topo_watch **ret) MUSTCHECK;
+void topo_watch_free(struct topo_watch *w);
+/* Asks for a look now (after an apply on this replica). @thread any */
+void topo_watch_kick(struct topo_watch *w);
+
+/* One declared object. `spec` is its JSON without the name. */
+enum topo_kind { TOPO_TOPIC, TOPO_PRODUCER, TOPO_SUBSCRIPTION };
+struct topo_object {
+    enum topo_kind kind;
+    const char *name;
+    const char *spec;    /* JSON text */
+    bool from_beginning; /* subscriptions: where a new one starts */
+};
+enum topo_act { TOPO_CREATE, TOPO_UPDATE, TOPO_DELETE, TOPO_UNCHANGED };
+struct topo_change {
+    enum topo_kind kind;
+    enum topo_act act;
+    char name[129];
+};
+/*
+ * Applies all objects in one transaction that raises cfg.epoch if anything changed; what is not named stays, or is deleted with `prune`.
+ * A new subscription gets its sub_vec rows in the same transaction. Objects refer to each other by name: a subscription of an unknown topic
+ * is refused (-EINVAL), so is a changed topic of an existing subscription and pruning a topic that still has subscriptions. validate_only
+ * rolls back. `actor` goes to audit. The callback comes once, on the loop: changes_n entries, or err text and a negative code.
+ */
+typedef void topo_applied_fn(void *arg, int code, const char *why, const struct topo_change *changes, size_t changes_n, int64_t epoch);
+int topo_apply(struct pg_conn *c, const struct topo_object *objects, size_t n, bool validate_only, bool prune, const char *actor,
+               topo_applied_fn *fn, void *arg) MUSTCHECK;
+/* All objects as stored, for export: rows come once through fn (kind, name, spec JSON text, state). */
+typedef void topo_exported_fn(void *arg, int code, const struct topo_object *objects, size_t n, int64_t epoch);
+int topo_export(struct pg_conn *c, topo_exported_fn *fn, void *arg) MUSTCHECK;

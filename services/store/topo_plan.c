@@ -1,0 +1,269 @@
+/*
+ * Applying topology is comparing two sets of objects by (kind, name). One entry stands for each name; it points to what is wanted,
+ * to what is stored, or to both. The rules are read off the entries, so that their order in the request does not matter.
+ */
+#include "store/topo_plan.h"
+
+#include "base/list.h"
+#include "core/policy.h"
+
+struct entry {
+    struct hnode node;
+    const struct topo_object *want, *have;
+    json_t *want_spec, *have_spec;
+    const char *topic; /* subscriptions that stay: theirs */
+};
+
+struct work {
+    struct hmap map;
+    struct entry *entries; /* room for every object of both sides; never moves */
+    size_t n;
+    struct topology *scratch;
+};
+
+static void work_deinit(struct work *w) {
+    for (size_t i = 0; i < w->n; i++) {
+        json_decref(w->entries[i].want_spec);
+        json_decref(w->entries[i].have_spec);
+    }
+    mem_free(w->entries);
+    hmap_deinit(&w->map);
+    topology_unref(w->scratch);
+}
+
+void topo_plan_deinit(struct topo_plan *p) {
+    for (size_t i = 0; i < p->n; i++) {
+        json_decref(p->items[i].want);
+        json_decref(p->items[i].have);
+    }
+    mem_free(p->items);
+    *p = (struct topo_plan){0};
+}
+
+const char *topo_kind_name(enum topo_kind k) {
+    return k == TOPO_TOPIC ? "topic" : k == TOPO_PRODUCER ? "producer" : "subscription";
+}
+
+const char *topo_act_name(enum topo_act a) {
+    return a == TOPO_CREATE ? "create" : a == TOPO_UPDATE ? "update" : a == TOPO_DELETE ? "delete" : "unchanged";
+}
+
+/* --- JSON --- */
+
+bool topo_json_same(const json_t *a, const json_t *b) {
+    if (json_is_number(a) && json_is_number(b)) {
+        if (json_is_integer(a) && json_is_integer(b))
+            return json_integer_value(a) == json_integer_value(b);
+        return json_number_value(a) == json_number_value(b);
+    }
+    if (json_typeof(a) != json_typeof(b))
+        return false;
+    if (json_is_array(a)) {
+        bool same = json_array_size(a) == json_array_size(b);
+        for (size_t i = 0; same && i < json_array_size(a); i++)
+            same = topo_json_same(json_array_get(a, i), json_array_get(b, i));
+        return same;
+    }
+    if (json_is_object(a)) {
+        bool same = json_object_size(a) == json_object_size(b);
+        const char *key;
+        json_t *v;
+        json_object_foreach((json_t *)a, key, v) {
+            const json_t *other = json_object_get(b, key);
+            same = same && other && topo_json_same(v, other);
+        }
+        return same;
+    }
+    return json_equal(a, b);
+}
+
+static bool one_of(const char *key, const char *const *names) {
+    while (*names && strcasecmp(key, *names) != 0)
+        names++;
+    return *names != NULL;
+}
+
+/* "scheme://user:password@host" -> the same with *** for the password; NULL when there is none or no memory. */
+static json_t *hide_password(const char *url) {
+    const char *host = strstr(url, "://");
+    if (!host)
+        return NULL;
+    host += 3;
+    size_t authority = strcspn(host, "/?#");
+    const char *at = memrchr(host, '@', authority);
+    const char *colon = at ? memchr(host, ':', (size_t)(at - host)) : NULL;
+    return colon ? json_sprintf("%.*s:***%s", (int)(colon - url), url, at) : NULL;
+}
+
+static int redact(json_t *j, bool all) {
+    static const char *const secrets[] = {"secret", "secret_key", "secretKey", "token", "password", NULL};
+    static const char *const maps[] = {"headers", "properties", NULL};
+    const char *key;
+    json_t *v;
+    void *next;
+    int r = 0;
+    json_object_foreach_safe(j, next, key, v) {
+        if (json_is_string(v)) {
+            json_t *hidden = all || one_of(key, secrets) ? json_string("***") : hide_password(json_string_value(v));
+            if (hidden)
+                r |= json_object_set_new(j, key, hidden);
+            else if (all || one_of(key, secrets))
+                r = -1;
+        } else {
+            r |= redact(v, all || one_of(key, maps));
+        }
+    }
+    for (size_t i = 0; i < json_array_size(j); i++) {
+        v = json_array_get(j, i);
+        json_t *hidden = json_is_string(v) ? hide_password(json_string_value(v)) : NULL;
+        r |= hidden ? json_array_set_new(j, i, hidden) : redact(v, all);
+    }
+    return r;
+}
+
+json_t *topo_redact(const json_t *spec) {
+    CLEANUP_JSON json_t *copy = json_deep_copy(spec);
+    if (!copy || redact(copy, false) != 0)
+        return NULL;
+    return TAKE(copy);
+}
+
+/* --- entries --- */
+
+static struct entry *find(const struct work *w, enum topo_kind kind, const char *name) {
+    uint64_t hash = hash_bytes(name, strlen(name), (uint64_t)kind);
+    for (struct hnode *h = hmap_first(&w->map, hash); h; h = hmap_next(h, hash)) {
+        struct entry *en = CONTAINER_OF(h, struct entry, node);
+        const struct topo_object *o = en->want ? en->want : en->have;
+        if (o->kind == kind && !strcmp(o->name, name))
+            return en;
+    }
+    return NULL;
+}
+
+static struct entry *find_or_add(struct work *w, enum topo_kind kind, const char *name) {
+    struct entry *en = find(w, kind, name);
+    if (en)
+        return en;
+    en = &w->entries[w->n++];
+    hmap_add(&w->map, &en->node, hash_bytes(name, strlen(name), (uint64_t)kind));
+    return en;
+}
+
+/* A stored spec is compared, never judged: what this version cannot read counts as different. */
+static void add_stored(struct work *w, const struct topo_object *o) {
+    struct entry *en = find_or_add(w, o->kind, o->name);
+    en->have = o;
+    en->have_spec = json_parse(bytes_str(o->spec), NULL);
+}
+
+static int parse_wanted(struct work *w, struct entry *en, size_t i, struct errmsg *e) {
+    const struct topo_object *o = en->want;
+    en->want_spec = json_parse(bytes_str(o->spec), e);
+    if (!en->want_spec)
+        return -EINVAL;
+    if (!json_is_object(en->want_spec))
+        return err_set(e, -EINVAL, "is not a JSON object");
+    int r;
+    switch (o->kind) {
+    case TOPO_TOPIC:
+        return topology_add_topic(w->scratch, o->name, en->want_spec, e);
+    case TOPO_PRODUCER:
+        return topology_add_producer(w->scratch, o->name, en->want_spec, e);
+    case TOPO_SUBSCRIPTION:
+        r = topology_add_sub(w->scratch, (int32_t)i + 1, o->name, en->want_spec, e);
+        if (r == 0) /* read from the spec itself: the scratch array may move while it grows */
+            r = json_member_str(en->want_spec, "topic", "", &en->topic, e);
+        return r;
+    }
+    return err_set(e, -EINVAL, "is of no known kind");
+}
+
+static int add_wanted(struct work *w, const struct topo_object *o, size_t i, struct errmsg *e) {
+    if (!text_is_name(bytes_str(o->name)))
+        return err_set(e, -EINVAL, "%s name \"%.140s\": 1 to 128 of [a-z0-9._-], the first a letter or digit", topo_kind_name(o->kind),
+                       o->name);
+    struct entry *en = find_or_add(w, o->kind, o->name);
+    int r = en->want ? err_set(e, -EINVAL, "is there twice") : 0;
+    if (r == 0) {
+        en->want = o;
+        r = parse_wanted(w, en, i, e);
+    }
+    if (r < 0)
+        err_prefix(e, "%s \"%s\"", topo_kind_name(o->kind), o->name);
+    return r;
+}
+
+/* --- rules --- */
+
+static int check_subscription(const struct work *w, const struct entry *en, bool prune, struct errmsg *e) {
+    const char *name = en->want->name, *before = NULL;
+    if (en->have_spec)
+        before = json_string_value(json_object_get(en->have_spec, "topic"));
+    if (before && strcmp(before, en->topic) != 0)
+        return err_set(e, -EINVAL, "subscription \"%s\": its topic is \"%.128s\" and cannot become \"%.128s\": make a new subscription", name,
+                       before, en->topic);
+    const struct entry *topic = find(w, TOPO_TOPIC, en->topic);
+    if (!topic)
+        return err_set(e, -EINVAL, "subscription \"%s\": there is no topic \"%.128s\"", name, en->topic);
+    if (!topic->want && prune)
+        return err_set(e, -EINVAL, "subscription \"%s\": its topic \"%.128s\" is not named and would be pruned", name, en->topic);
+    return 0;
+}
+
+static enum topo_act act_of(const struct entry *en) {
+    if (!en->have)
+        return TOPO_CREATE;
+    return en->have_spec && topo_json_same(en->want_spec, en->have_spec) ? TOPO_UNCHANGED : TOPO_UPDATE;
+}
+
+static void put_item(struct topo_plan *p, struct entry *en, enum topo_act act) {
+    const struct topo_object *o = en->want ? en->want : en->have;
+    p->items[p->n++] = (struct topo_item){
+        .kind = o->kind,
+        .act = act,
+        .name = o->name,
+        .want = TAKE(en->want_spec),
+        .have = TAKE(en->have_spec),
+        .spec = en->want ? en->want->spec : NULL,
+        .from_beginning = o->from_beginning,
+    };
+    p->changed = p->changed || act != TOPO_UNCHANGED;
+}
+
+int topo_plan_make(const struct topo_object *objects, size_t n, const struct topo_object *stored, size_t stored_n, bool prune,
+                   struct topo_plan *ret, struct errmsg *e) {
+    CLEANUP(work_deinit) struct work w = {0};
+    if (n > TOPO_OBJECTS_MAX)
+        return err_set(e, -E2BIG, "%zu objects at once, the limit is %d", n, TOPO_OBJECTS_MAX);
+    if (hmap_init(&w.map, n + stored_n) < 0 || !(w.scratch = topology_new(0)) ||
+        !(w.entries = mem_calloc(n + stored_n + 1, sizeof(*w.entries))))
+        return -ENOMEM;
+    for (size_t i = 0; i < stored_n; i++)
+        add_stored(&w, &stored[i]);
+    for (size_t i = 0; i < n; i++) {
+        int r = add_wanted(&w, &objects[i], i, e);
+        if (r < 0)
+            return r;
+    }
+    for (size_t i = 0; i < w.n; i++) {
+        struct entry *en = &w.entries[i];
+        int r = en->want && en->want->kind == TOPO_SUBSCRIPTION ? check_subscription(&w, en, prune, e) : 0;
+        if (r < 0)
+            return r;
+    }
+    struct topo_plan p = {.items = mem_calloc(w.n + 1, sizeof(*p.items))};
+    if (!p.items)
+        return -ENOMEM;
+    for (size_t i = 0; i < n; i++) {
+        struct entry *en = find(&w, objects[i].kind, objects[i].name);
+        put_item(&p, en, act_of(en));
+    }
+    for (size_t i = 0; prune && i < stored_n; i++) {
+        struct entry *en = find(&w, stored[i].kind, stored[i].name);
+        if (!en->want)
+            put_item(&p, en, TOPO_DELETE);
+    }
+    *ret = p;
+    return 0;
+}

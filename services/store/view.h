@@ -1,0 +1,87 @@
+/* What people ask: one transaction with everything known about it, lists, stuck, dead letters. On reader_people(). @thread of the loop */
+#pragma once
+
+#include "core/tx.h"
+#include "store/read.h"
+
+enum delivery_state { DELIVERY_STATE_PENDING = 1, DELIVERY_STATE_RETRYING, DELIVERY_STATE_DELIVERED, DELIVERY_STATE_DEAD, DELIVERY_STATE_DISCARDED };
+
+struct view_delivery {
+    int16_t n;
+    int32_t sub;
+    const char *sub_name;
+    enum delivery_state state;
+    int32_t attempts;
+    const char *last_error;  /* NULL = none */
+    int64_t next_attempt_us; /* 0 = none */
+};
+struct view_message {
+    int16_t n;
+    struct msg msg; /* headers parsed; body only if asked for */
+};
+struct view_tx {
+    struct uuid id;
+    enum tx_state state;
+    enum tx_decision decision;
+    enum tx_origin origin;
+    const char *producer, *business_key, *actor, *reason, *check_error; /* "" = none */
+    int64_t prepare_us, decision_us, next_check_us;
+    int32_t checks, unknowns;
+    const struct view_message *messages;
+    size_t messages_n;
+    const struct view_delivery *deliveries;
+    size_t deliveries_n;
+};
+/* code 0 and t NULL = not found. Everything is valid during the callback only. A tombstone has no messages. */
+typedef void view_tx_fn(void *arg, int code, const struct view_tx *t);
+int view_get(struct pg_conn *c, const struct uuid *id, bool bodies, view_tx_fn *fn, void *arg) MUSTCHECK;
+
+/* Newest first. `before` = page start (exclusive), all zero = none. Strings NULL = any; state 0 = any; times 0 = any. */
+struct view_filter {
+    const char *producer, *business_key, *topic;
+    enum tx_state state;
+    int64_t start_us, end_us;
+    struct uuid before;
+    bool has_before;
+    int32_t limit; /* 1..1000 */
+};
+/* Without bodies and deliveries. */
+typedef void view_list_fn(void *arg, int code, const struct view_tx *t, size_t n);
+int view_list(struct pg_conn *c, const struct store *s, const struct view_filter *f, view_list_fn *fn, void *arg) MUSTCHECK;
+/* Newest first by the same filter (producer, before, limit). */
+int view_stuck(struct pg_conn *c, const struct view_filter *f, view_list_fn *fn, void *arg) MUSTCHECK;
+
+struct view_dead {
+    int32_t sub;
+    const char *sub_name;
+    struct uuid tx;
+    int16_t n;
+    int64_t at_us;
+    int32_t attempts;
+    const char *error, *producer, *business_key;
+    struct msg msg; /* body only in view_dead_get */
+};
+struct view_dead_filter {
+    const char *subscription; /* NULL = any */
+    const char *topic;
+    int64_t start_us, end_us; /* of the death */
+    int64_t before_at_us;     /* page: (at, tx, n) strictly below; 0 = none */
+    struct uuid before_tx;
+    int16_t before_n;
+    int32_t limit;
+};
+typedef void view_dead_fn(void *arg, int code, const struct view_dead *d, size_t n);
+int view_dead_list(struct pg_conn *c, const struct view_dead_filter *f, view_dead_fn *fn, void *arg) MUSTCHECK;
+int view_dead_get(struct pg_conn *c, const char *subscription, const struct uuid *tx, int16_t n, view_dead_fn *fn, void *arg) MUSTCHECK;
+/*
+ * Redrive: DEAD -> PENDING. DELETE the dead letters and INSERT delivery_due (attempt 0, due now) in one transaction, with an audit row
+ * (actor, reason). The filter, or explicit keys; returns how many; with count_only nothing changes.
+ */
+typedef void view_count_fn(void *arg, int code, int64_t count);
+struct dead_key {
+    const char *subscription;
+    struct uuid tx;
+    int16_t n;
+};
+int view_dead_redrive(struct pg_conn *c, const struct view_dead_filter *f, const struct dead_key *keys, size_t keys_n, bool count_only,
+                      const char *actor, const char *reason, view_count_fn *fn, void *arg) MUSTCHECK;
