@@ -17,7 +17,7 @@ from servers.process import Process, ServerError, base_directory, free_port, mak
 from servers.rabbit import Rabbit, connects
 from servers.txmsgd import Ctl, Txmsgd
 from story import Story
-from trace import Trace
+from narrator import Trace
 
 HERE = pathlib.Path(__file__).resolve().parent
 

@@ -10,6 +10,7 @@
 struct arena_chunk {
     struct arena_chunk *older;
     size_t n, cap;
+    bool first; /* kept by a reset */
     _Alignas(16) uint8_t data[];
 };
 
@@ -27,15 +28,19 @@ void arena_deinit(struct arena *a) {
 }
 
 void arena_reset(struct arena *a) {
-    struct arena_chunk *c = a->head;
-    while (c && c->older) {
-        struct arena_chunk *older = c->older;
-        mem_free(c);
-        c = older;
+    struct arena_chunk *first = NULL;
+    for (struct arena_chunk *c = a->head, *older; c; c = older) {
+        older = c->older;
+        if (c->first)
+            first = c;
+        else
+            mem_free(c);
     }
-    if (c)
-        c->n = 0;
-    a->head = c;
+    if (first) {
+        first->n = 0;
+        first->older = NULL;
+    }
+    a->head = first;
     a->used = 0;
 }
 
@@ -52,6 +57,7 @@ static void *alloc_slow(struct arena *a, size_t n) {
         return NULL;
     c->cap = cap;
     c->n = n;
+    c->first = !head;
     if (alone) {
         c->older = head->older;
         head->older = c;

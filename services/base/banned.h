@@ -7,5 +7,11 @@
 #include <string.h>
 #include <time.h>
 
+/* With clang and fortification a macro, which cannot be poisoned silently. */
+#undef sprintf
+
 #pragma GCC poison strcpy strcat strncpy strncat sprintf vsprintf gets strtok atoi atol atoll atof
-#pragma GCC poison localtime gmtime ctime asctime tmpnam mktemp rand srand system
+#pragma GCC poison localtime gmtime ctime asctime tmpnam mktemp srand system
+
+/* Not poisoned: OpenSSL's headers have parameters of this name. */
+int rand(void) __attribute__((unavailable("use crypto_random")));

@@ -64,7 +64,7 @@ bool text_valid(struct bytes v);
 /* True if `s` is 1..128 of [a-z0-9._-] and begins with a letter or digit: topics, producers, subscriptions. */
 bool text_is_name(struct bytes v);
 
-/* "10s", "1.5s", "250ms", "10m", "2h", "7d", or plain seconds "10" -> milliseconds. -EINVAL, -ERANGE. */
+/* "10s", "1.5s", "250ms", "10m", "2h", "7d", or seconds "10" -> milliseconds. -EINVAL (parts of a ms too), -ERANGE. */
 int text_duration_ms(const char *s, int64_t *ret_ms) MUSTCHECK;
 /* "64MiB", "4KiB", "100", "1GiB" -> bytes. -EINVAL, -ERANGE. */
 int text_size(const char *s, int64_t *ret_bytes) MUSTCHECK;

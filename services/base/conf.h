@@ -1,6 +1,7 @@
 /*
  * Configuration: one table of options is the truth for parsing, bounds, defaults and the printed reference page.
- * Order of strength: default < YAML file < environment < command line. An unknown key is an error that names the nearest one.
+ * Order of strength: default < YAML file < environment < command line. An unknown key is an error that names the
+ * nearest one. In the environment an option is TXMSG_ and the name in capitals, other characters as "_".
  */
 #pragma once
 
@@ -9,7 +10,8 @@
 enum conf_type { CONF_STR, CONF_INT, CONF_BOOL, CONF_DURATION_MS, CONF_SIZE };
 
 struct conf_option {
-    const char *name; /* "grpc.listen": YAML path, --grpc.listen=..., TXMSG_GRPC_LISTEN (and TXMSG_GRPC_LISTEN_FILE if secret) */
+    /* "grpc.listen": YAML path, --grpc.listen=..., TXMSG_GRPC_LISTEN (and TXMSG_GRPC_LISTEN_FILE if secret) */
+    const char *name;
     enum conf_type type;
     const char *def;      /* text as a user would write it; NULL = no default (empty string, 0, false) */
     int64_t min, max;     /* CONF_INT, CONF_DURATION_MS, CONF_SIZE: inclusive; max 0 = unbounded */
@@ -24,8 +26,11 @@ enum conf_origin { CONF_DEFAULT, CONF_FILE, CONF_ENV, CONF_FLAG };
 struct conf; /* parsed values and origins; owns the strings that the target points to */
 
 /*
- * Fills `target` by the table (ended by name NULL). argv[1..] may hold --name=value, --name value, --config FILE; other words are errors.
- * env is `environ`-like. NULL and *e on failure.
+ * Fills `target` by the table (ended by name NULL). argv[1..] may hold --name=value, --name value, --config FILE (else
+ * the variable TXMSG_CONFIG names the file); a bool may stand alone; the last of a name wins; other words are errors.
+ * env is `environ`-like; a TXMSG_* variable of no option is only warned about, since orchestrators make such. YAML
+ * nested mappings flatten to dotted names. Strings in the target are never NULL and live as long as the result.
+ * NULL and *e on failure; the target's strings are NULL then.
  */
 struct conf *conf_load(const struct conf_option *table, void *target, int argc, char **argv, char **env,
                        struct errmsg *e) MUSTCHECK;

@@ -81,7 +81,8 @@ void base64_put(struct buf *out, struct bytes in) {
     }
     for (size_t i = 0; i < in.n; i += 3) {
         size_t have = MIN(in.n - i, 3);
-        uint32_t v = (uint32_t)in.p[i] << 16 | (have > 1 ? (uint32_t)in.p[i + 1] << 8 : 0) | (have > 2 ? in.p[i + 2] : 0);
+        uint32_t second = have > 1 ? in.p[i + 1] : 0, third = have > 2 ? in.p[i + 2] : 0;
+        uint32_t v = (uint32_t)in.p[i] << 16 | second << 8 | third;
         char quad[4] = {alphabet[v >> 18], alphabet[v >> 12 & 63], '=', '='};
         if (have > 1)
             quad[2] = alphabet[v >> 6 & 63];

@@ -42,8 +42,11 @@ void err_prefix(struct errmsg *e, const char *fmt, ...) {
     if (n < 0)
         return;
     size_t at = MIN((size_t)n, sizeof(fresh.text) - 1);
-    n = snprintf(fresh.text + at, sizeof(fresh.text) - at, ": %.*s", (int)sizeof(e->text), e->text);
-    UNUSED(n);
+    char joint[sizeof(e->text) + 2] = ": ";
+    memcpy(joint + 2, e->text, sizeof(e->text));
+    size_t len = MIN(strnlen(joint, sizeof(joint) - 1), sizeof(fresh.text) - 1 - at);
+    memcpy(fresh.text + at, joint, len);
+    fresh.text[at + len] = '\0';
     *e = fresh;
 }
 

@@ -44,6 +44,7 @@ static void grow(struct hmap *m) {
     mem_free(m->slots);
     m->slots = slots;
     m->mask = size - 1;
+    m->low = 0;
 }
 
 void hmap_add(struct hmap *m, struct hnode *n, uint64_t hash) {
@@ -54,6 +55,7 @@ void hmap_add(struct hmap *m, struct hnode *n, uint64_t hash) {
     n->hash = hash;
     n->next = m->slots[at];
     m->slots[at] = n;
+    m->low = MIN(m->low, at);
     m->count++;
 }
 
@@ -82,14 +84,14 @@ struct hnode *hmap_next(const struct hnode *n, uint64_t hash) {
     return match(n->next, hash);
 }
 
-struct hnode *hmap_any(const struct hmap *m) {
+struct hnode *hmap_any(struct hmap *m) {
     if (m->count == 0)
         return NULL;
-    for (size_t i = 0; i <= m->mask; i++) {
-        if (m->slots[i])
-            return m->slots[i];
+    while (!m->slots[m->low]) {
+        ASSERT(m->low < m->mask);
+        m->low++;
     }
-    UNREACHABLE();
+    return m->slots[m->low];
 }
 
 /* Multiply and fold, the step of the wyhash family. */

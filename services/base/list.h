@@ -55,7 +55,7 @@ static inline void list_splice_head(struct list *to, struct list *from) {
 #define LIST_ENTRY(ptr, type, member) CONTAINER_OF(ptr, type, member)
 
 /*
- * Hash map of intrusive nodes with caller-computed 64-bit hashes (chained, grows by doubling). The caller compares keys:
+ * Hash map of intrusive nodes with caller-computed 64-bit hashes (chained, grows by doubling). Callers compare keys:
  *     for (struct hnode *h = hmap_first(&m, hash); h; h = hmap_next(h, hash)) if (same(h)) ...
  */
 struct hnode {
@@ -64,7 +64,7 @@ struct hnode {
 };
 struct hmap {
     struct hnode **slots;
-    size_t mask, count;
+    size_t mask, count, low; /* no node stands in a slot below `low` */
 };
 int hmap_init(struct hmap *m, size_t expected) MUSTCHECK; /* -ENOMEM */
 void hmap_deinit(struct hmap *m);                         /* the nodes are the caller's */
@@ -73,6 +73,6 @@ void hmap_add(struct hmap *m, struct hnode *n, uint64_t hash);
 void hmap_del(struct hmap *m, struct hnode *n); /* n must be in m */
 struct hnode *hmap_first(const struct hmap *m, uint64_t hash);
 struct hnode *hmap_next(const struct hnode *n, uint64_t hash);
-/* Any node, or NULL when empty: for emptying a map. */
-struct hnode *hmap_any(const struct hmap *m);
+/* Any node, or NULL when empty: for emptying a map, which takes one walk in all. */
+struct hnode *hmap_any(struct hmap *m);
 uint64_t hash_bytes(const void *p, size_t n, uint64_t seed);

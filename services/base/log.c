@@ -1,6 +1,6 @@
 /*
- * A line is built on the stack and leaves by one write(2), so lines of threads never mix and nothing is lost in a buffer
- * when the process dies. Control characters are made visible: what a peer sent cannot forge a line.
+ * A line is built on the stack and leaves by one write(2), so lines of threads never mix and nothing is lost in a
+ * buffer when the process dies. Control characters are made visible: what a peer sent cannot forge a line.
  */
 #include "base/log.h"
 

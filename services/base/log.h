@@ -1,7 +1,7 @@
 /*
  * One line per event on stderr: time, level, room, text, then key=value pairs that the caller formats.
  *     LOG_WARN("store", "connection lost: %s", why);
- * Rooms that return errors stay silent; the owner that handles an error logs it once, with ids. Never secrets or bodies.
+ * Rooms that return errors stay silent; who handles an error logs it once, with ids. Never secrets or bodies.
  */
 #pragma once
 
@@ -25,7 +25,7 @@ void log_write(enum log_level level, const char *room, const char *fmt, ...) PRI
 #define LOG_INFO(room, ...) LOG_AT(LOG_LEVEL_INFO, room, __VA_ARGS__)
 #define LOG_DEBUG(room, ...) LOG_AT(LOG_LEVEL_DEBUG, room, __VA_ARGS__)
 
-/* For reports that can come in floods: true at most once per `period_ns`; `suppressed` counts the others. @thread any */
+/* For reports that can come in floods: true at most once per `period_ns`, `suppressed` counts the rest. @thread any */
 struct log_limit {
     uint64_t last_ns, suppressed;
 };

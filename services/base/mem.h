@@ -36,7 +36,7 @@ static inline void mem_cleanup(void *pp) {
         (p) = NULL;              \
         take_;                   \
     })
-/* Defines `name##_cleanup(T **)` for CLEANUP(); `fn` must accept NULL. */
+/* Defines `name##_cleanup(T *)` for CLEANUP(), T being a pointer type; `fn` must accept NULL. */
 #define DEFINE_CLEANUP(T, name, fn)                \
     static inline void name##_cleanup(T *pp) {     \
         fn(*pp);                                   \

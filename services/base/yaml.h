@@ -4,8 +4,9 @@
 #include "base/json.h"
 
 /*
- * One document of mappings, sequences and scalars; anchors, aliases, tags, duplicate keys and a second document are refused
- * with line and column. Plain scalars become null, bool, integer, real or string (YAML 1.2 core rules); quoted ones strings.
- * NULL and *e on failure; the caller owns the result.
+ * One document of mappings, sequences and scalars; anchors, aliases, tags, duplicate keys and a second document are
+ * refused with line and column. Plain scalars become null, bool, integer, real or string (YAML 1.2 core rules), quoted
+ * ones strings.
+ * At most 64 levels; no document at all is null. NULL and *e on failure; the caller owns the result.
  */
 json_t *yaml_parse(struct bytes text, struct errmsg *e) MUSTCHECK;

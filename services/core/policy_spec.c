@@ -376,11 +376,12 @@ static int read_members(const struct spec *s, const struct member *table, const 
 /* A name inside the object may be there, but not tell another one. */
 static int check_names(const struct spec *s, const char *name, const json_t *spec) {
     const json_t *j = member_of(spec, "name");
+    const char *inside = text_of(j);
     struct violation v;
 
     if (validate_name("name", bytes_str(name), &v))
         return err_set(s->e, -EINVAL, "name %s", v.description);
-    if (j && (!text_of(j) || (text_of(j)[0] != '\0' && strcmp(text_of(j), name) != 0)))
+    if (j && (!inside || (inside[0] != '\0' && strcmp(inside, name) != 0)))
         return err_set(s->e, -EINVAL, "name must be \"%s\"", name);
     return 0;
 }
@@ -399,7 +400,8 @@ static int check_order(const struct spec *s, const struct backoff *b) {
 int spec_topic(const char *name, const json_t *spec, struct errmsg *e) {
     const struct spec s = {NULL, e, ""};
     int r = check_names(&s, name, spec);
-    return r < 0 ? r : read_members(&s, topic_members, spec, NULL);
+    char none; /* no member of the table is kept */
+    return r < 0 ? r : read_members(&s, topic_members, spec, &none);
 }
 
 static int read_endpoints(const struct spec *s, const json_t *list, struct check_policy *out) {
@@ -429,7 +431,7 @@ int spec_producer(const char *name, const json_t *spec, struct arena *a, struct 
     int r = check_names(&top, name, spec);
 
     if (r == 0)
-        r = read_members(&top, producer_members, spec, NULL);
+        r = read_members(&top, producer_members, spec, out);
     if (r == 0)
         r = read_members(&s, check_members, check, out);
     if (r == 0)

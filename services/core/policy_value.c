@@ -97,7 +97,10 @@ const char *secret_wrong(const char *s) {
         return NULL;
     if (strncmp(s, "whsec_", 6) != 0 || strlen(s) > 6 + 2 * SECRET_BYTES_MAX)
         return wrong;
-    if (base64_get(&key, bytes_str(s + 6)) < 0 || key.n < SECRET_BYTES_MIN || key.n > SECRET_BYTES_MAX)
+    int r = base64_get(&key, bytes_str(s + 6));
+    if (r == -ENOMEM)
+        return "cannot be read: out of memory";
+    if (r < 0 || key.n < SECRET_BYTES_MIN || key.n > SECRET_BYTES_MAX)
         return wrong;
     return NULL;
 }

@@ -44,7 +44,3 @@ bool breaker_failure(struct breaker *b, bool probe, uint64_t now_ns) {
     b->probe_at_ns = now_ns + (uint64_t)b->step_ms * NS_PER_MS;
     return true;
 }
-
-void breaker_unused(struct breaker *b) {
-    b->probing = false;
-}

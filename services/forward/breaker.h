@@ -24,5 +24,3 @@ bool breaker_started(struct breaker *b);
 bool breaker_success(struct breaker *b);
 /* True if this opened it; with `probe` the step was doubled. */
 bool breaker_failure(struct breaker *b, bool probe, uint64_t now_ns);
-/* The probe came back without having been tried. */
-void breaker_unused(struct breaker *b);

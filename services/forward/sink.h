@@ -15,6 +15,7 @@
 #include "core/tx.h"
 #include "loop/loop.h"
 
+struct store;
 struct webclient;
 struct sink;
 
@@ -74,6 +75,7 @@ void delivery_message_id(const struct delivery *d, char sep, char out[MESSAGE_ID
 struct sink_env {
     struct loop *loop;
     struct webclient *web;
+    const struct store *store; /* its clock stamps signatures; NULL = this machine's */
     const struct sub_conf *sub;
 };
 int sink_discard_new(const struct sink_env *env, const struct sink_owner *o, struct sink **ret, struct errmsg *e) MUSTCHECK;

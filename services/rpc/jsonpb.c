@@ -17,15 +17,13 @@
 #include "rpc/wire.h"
 
 #include <math.h>
-#include <strings.h>
 
 typedef ProtobufCFieldDescriptor Field;
 typedef ProtobufCMessageDescriptor Type;
 
 enum { DEPTH_MAX = WIRE_DEPTH_MAX, BYTES_MAX = 64 << 20, ANY_ARENA_MAX = 1 << 20, US_PER_S = 1000000 };
 
-#define MEMBER(T, m, offset) (*(T *)((char *)(m) + (offset)))
-#define CONST_MEMBER(T, m, offset) (*(const T *)((const char *)(m) + (offset)))
+#define CONST_MEMBER(T, m, offset) (*(T const *)((const char *)(m) + (offset)))
 
 static bool is_type(const Type *d, const Type *other) {
     return d == other || strcmp(d->name, other->name) == 0;

@@ -27,7 +27,7 @@ int wire_varint(struct wire_reader *r, uint64_t *ret) {
 
     if (p == r->end)
         return 0;
-    if (!(*p & 0x80)) { /* nearly always */
+    if (!(*p & 0x80)) {
         *ret = *p;
         r->p = p + 1;
         return 1;
@@ -46,11 +46,17 @@ int wire_varint(struct wire_reader *r, uint64_t *ret) {
 }
 
 /* Tags and lengths: protobuf-c reads five bytes of them and no more. */
-static int short_varint(struct wire_reader *r, uint32_t *ret) {
+static inline int short_varint(struct wire_reader *r, uint32_t *ret) {
     const uint8_t *begin = r->p;
     uint64_t v;
-    int err = wire_varint(r, &v);
+    int err;
 
+    if (begin < r->end && *begin < 0x80) { /* nearly always */
+        *ret = *begin;
+        r->p++;
+        return 1;
+    }
+    err = wire_varint(r, &v);
     if (err <= 0)
         return err;
     if (r->p - begin > 5 || v > UINT32_MAX)

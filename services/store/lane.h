@@ -42,6 +42,7 @@ struct lane_op {
     struct bytes producer;      /* Confirm, Cancel: n = 0 means not given; else it must match */
     struct bytes reason, actor; /* may be empty */
     int64_t check_after_ms;     /* Prepare: the request's, or the producer's policy */
+    bool tombstone;             /* Cancel: an unknown id may be closed for ever (producer given, id within the window) */
     uint64_t deadline_ns;       /* CLOCK_MONOTONIC; 0 = none */
     void (*done)(struct lane_op *op); /* once */
     /* out */

@@ -236,7 +236,7 @@ static int end_arrays(struct lane *l, int n, struct pg_params *p) {
 static bool stores_header(const struct lane_op *op, bool exact) {
     if (op->kind == OP_PREPARE || op->kind == OP_PUBLISH)
         return true;
-    return exact && op->kind == OP_CANCEL && op->origin == TX_ORIGIN_RPC && op->producer.n > 0;
+    return exact && op->kind == OP_CANCEL && op->tombstone;
 }
 
 enum message_part { ALL_MESSAGES, HEADERS_ONLY, OTHERS_OF_WINNERS };

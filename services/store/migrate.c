@@ -1,14 +1,14 @@
 /*
  * Forward-only migrations.
  *
- * The table txmsg_migration says what a database has: one row per applied version with the checksum of its text, versions 1..n
- * without gaps. Each migration runs in one transaction that first takes an advisory lock and looks again at what is there, so any
- * number of processes may run `migrate up` at the same moment. A lock that a migration cannot get within 5 s ends it: waiting longer
- * would hold up everybody who queues behind it.
+ * The table txmsg_migration says what a database has: one row per applied version with the checksum of its text,
+ * versions 1..n without gaps. Each migration runs in one transaction that first takes an advisory lock and looks again
+ * at what is there, so any number of processes may run `migrate up` at the same moment. A lock that a migration cannot
+ * get within 5 s ends it: waiting longer would hold up everybody who queues behind it.
  *
- * Versions N and N+1 of this program run on one schema while an update rolls out, and N may have to come back afterwards. A migration
- * that leaves older binaries working says so in a line `-- serves: V`: binaries that know schema V or later work on it. Without the line
- * only binaries that know the migration do.
+ * Versions N and N+1 of this program run on one schema while an update rolls out, and N may have to come back
+ * afterwards. A migration that leaves older binaries working says so in a line `-- serves: V`: binaries that know
+ * schema V or later work on it. Without the line only binaries that know the migration do.
  */
 #include "store/migrate.h"
 
@@ -82,9 +82,10 @@ static int history_read(PGconn *c, struct history *h, struct errmsg *e) {
     h->verdict = SCHEMA_NONE;
     if (!pg_get_bool(there, 0, 0))
         return 0;
-    r = sync_query(c,
-                   "SELECT version, name, checksum, applied_at, coalesce(serves, version) FROM txmsg_migration ORDER BY version",
-                   0, NULL, &h->rows, e);
+    r = sync_query(
+        c,
+        "SELECT version, name, checksum, applied_at, coalesce(serves, version) FROM txmsg_migration ORDER BY version",
+        0, NULL, &h->rows, e);
     if (r < 0)
         return r;
     h->n = PQntuples(h->rows);
@@ -92,30 +93,36 @@ static int history_read(PGconn *c, struct history *h, struct errmsg *e) {
     for (int i = 0; i < h->n; i++) {
         int32_t version = pg_get_int32(h->rows, i, 0);
         if (version != i + 1)
-            return err_set(e, -EPROTO, "txmsg_migration has version %d where %d is expected: somebody changed this table by hand; "
-                                       "restore its rows before anything else", version, i + 1);
+            return err_set(e, -EPROTO,
+                           "txmsg_migration has version %d where %d is expected: somebody changed this table by hand; "
+                           "restore its rows before anything else",
+                           version, i + 1);
         if (i < h->known) {
             char sum[65];
             r = checksum_of(migrations[i].sql, sum);
             if (r < 0)
                 return r;
             if (!bytes_eq_str(pg_get_bytes(h->rows, i, 2), sum))
-                return err_set(e, -EPROTO, "migration %04d_%s was applied with another text than the one in this binary: run a binary "
-                                           "of the release that made this schema, or find out who changed the file (checksum here %.12s..)",
-                               version, migrations[i].name, sum);
+                return err_set(
+                    e, -EPROTO,
+                    "migration %04d_%s was applied with another text than the one in this binary: run a binary "
+                    "of the release that made this schema, or find out who changed the file (checksum here %.12s..)",
+                    version, migrations[i].name, sum);
         }
         serves = MAX(serves, pg_get_int32(h->rows, i, 4));
     }
-    h->verdict = h->n == 0          ? SCHEMA_NONE
-                 : h->n < h->known  ? SCHEMA_OLDER
-                 : h->n == h->known ? SCHEMA_SAME
+    h->verdict = h->n == 0            ? SCHEMA_NONE
+                 : h->n < h->known    ? SCHEMA_OLDER
+                 : h->n == h->known   ? SCHEMA_SAME
                  : serves <= h->known ? SCHEMA_NEWER_SERVES
                                       : SCHEMA_NEWER;
     return 0;
 }
 
 static int newer_error(const struct history *h, int code, struct errmsg *e) {
-    return err_set(e, code, "the database has schema %d, this binary knows %d and cannot work on it: use the newer release", h->n, h->known);
+    return err_set(e, code,
+                   "the database has schema %d, this binary knows %d and cannot work on it: use the newer release",
+                   h->n, h->known);
 }
 
 /* --- reports --- */
@@ -123,8 +130,8 @@ static int newer_error(const struct history *h, int code, struct errmsg *e) {
 static void put_applied(struct buf *out, const struct history *h, int i) {
     char at[32];
     clock_format(pg_get_time_us(h->rows, i, 3), at);
-    buf_printf(out, "%04d %-24s applied %s%s\n", pg_get_int32(h->rows, i, 0), (const char *)pg_get_bytes(h->rows, i, 1).p, at,
-               i < h->known ? "" : ", not known to this binary");
+    buf_printf(out, "%04d %-24s applied %s%s\n", pg_get_int32(h->rows, i, 0),
+               (const char *)pg_get_bytes(h->rows, i, 1).p, at, i < h->known ? "" : ", not known to this binary");
 }
 
 int migrate_status(const char *dsn, struct buf *out, struct errmsg *e) {
@@ -171,7 +178,8 @@ int migrate_check(const char *dsn, struct errmsg *e) {
     case SCHEMA_NONE:
         return err_set(e, 1, "the database holds no txmsg schema: run `" UP_COMMAND "` once");
     case SCHEMA_OLDER:
-        return err_set(e, 1, "the database has schema %d, this binary needs %d: run `" UP_COMMAND "` of this release", h.n, h.known);
+        return err_set(e, 1, "the database has schema %d, this binary needs %d: run `" UP_COMMAND "` of this release",
+                       h.n, h.known);
     case SCHEMA_NEWER:
         return newer_error(&h, 2, e);
     case SCHEMA_SAME:
@@ -198,8 +206,9 @@ static int record(PGconn *c, const struct migration *m, struct errmsg *e) {
         return r;
     snprintf(version, sizeof(version), "%d", m->version);
     snprintf(serves, sizeof(serves), "%d", serves_of(m));
-    return sync_query(c, "INSERT INTO txmsg_migration (version, name, checksum, serves) VALUES ($1::integer, $2, $3, $4::integer)", 4,
-                      (const char *[]){version, m->name, sum, serves}, NULL, e);
+    return sync_query(
+        c, "INSERT INTO txmsg_migration (version, name, checksum, serves) VALUES ($1::integer, $2, $3, $4::integer)", 4,
+        (const char *[]){version, m->name, sum, serves}, NULL, e);
 }
 
 /* The migration itself, inside its transaction. */
@@ -220,7 +229,8 @@ static int run_one(PGconn *c, const struct migration *m, int partition_seconds, 
     return r;
 }
 
-/* One transaction: 0 = one migration applied, 1 = nothing to apply. On errors the caller drops the connection, and with it all of it. */
+/* One transaction: 0 = one migration applied, 1 = nothing to apply. On errors the caller drops the connection, and with
+ * it all of it. */
 static int apply_next(PGconn *c, int partition_seconds, struct buf *out, struct errmsg *e) {
     CLEANUP(history_deinit) struct history h = {0};
     int r = sync_exec(c, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '60s'", e);

@@ -18,5 +18,8 @@ int migrate_plan(const char *dsn, struct buf *out, struct errmsg *e) MUSTCHECK;
 int migrate_status(const char *dsn, struct buf *out, struct errmsg *e) MUSTCHECK;
 /* partition_seconds > 0 sets the partition width of a new schema (tests use 60); 0 = default. Also makes the partitions ahead. */
 int migrate_up(const char *dsn, int partition_seconds, struct buf *out, struct errmsg *e) MUSTCHECK;
-/* For the daemon: 0 = the schema is the one this binary knows; 1 = older (run migrate up); 2 = newer than this binary. */
+/*
+ * For the daemon: 0 = the schema is the one this binary knows, or a newer one that still serves it (see migrate.c); 1 = none or older (run
+ * migrate up); 2 = newer and not for this binary; -EPROTO: changed by hand or built from another text; -ENOTCONN. *e says what to do.
+ */
 int migrate_check(const char *dsn, struct errmsg *e) MUSTCHECK;

@@ -1,9 +1,10 @@
 /*
  * Makes partitions ahead of time, and says in which window ids have one.
  *
- * A keeper looks at the catalog, makes what is missing one short transaction at a time, and looks again. Every replica keeps; whoever
- * comes first makes, the others find it made. A step that fails (a lock held too long, the store away) ends the round; the next tick
- * begins with a new look. Nothing depends on the clock of this process: periods are counted from the database's.
+ * A keeper looks at the catalog, makes what is missing one short transaction at a time, and looks again. Every replica
+ * keeps; whoever comes first makes, the others find it made. A step that fails (a lock held too long, the store away)
+ * ends the round; the next tick begins with a new look. Nothing depends on the clock of this process: periods are
+ * counted from the database's.
  *
  *      IDLE --tick--> LOOKING --missing--> MAKING --> ... --> LOOKING --nothing missing--> IDLE
  */
@@ -19,7 +20,8 @@
 static const char look_sql[] =
     "SELECT c.partition_seconds, c.origin, clock_timestamp(), p.kind, p.period FROM cfg c LEFT JOIN ("
     " SELECT k.kind, substring(t.relname from '_p([0-9]+)$')::int8 AS period"
-    " FROM (VALUES (0::int4, 'message'::regclass), (1, 'decision'::regclass), (2, 'lane_log'::regclass)) AS k(kind, parent)"
+    " FROM (VALUES (0::int4, 'message'::regclass), (1, 'decision'::regclass), (2, 'lane_log'::regclass))"
+    " AS k(kind, parent)"
     " JOIN pg_inherits i ON i.inhparent = k.parent AND NOT i.inhdetachpending"
     " JOIN pg_class t ON t.oid = i.inhrelid AND t.relname ~ '_p[0-9]{1,15}$'"
     ") p ON true ORDER BY p.kind, p.period";
@@ -58,10 +60,13 @@ static int look_blocking(PGconn *conn, struct partition_layout *ret, struct errm
     if (r < 0)
         return r;
     r = layout_read(res, ret);
-    return r == -EPROTO ? err_set(e, r, "the table cfg has lost its row: restore it (epoch, floor, partition_seconds, origin)") : r;
+    return r == -EPROTO
+               ? err_set(e, r, "the table cfg has lost its row: restore it (epoch, floor, partition_seconds, origin)")
+               : r;
 }
 
-static int make_blocking(PGconn *conn, const struct partition_layout *l, const struct partition_need *need, struct errmsg *e) {
+static int make_blocking(PGconn *conn, const struct partition_layout *l, const struct partition_need *need,
+                         struct errmsg *e) {
     char sql[PARTITION_SQL_MAX];
     partition_sql(l, need, sql);
     int r = -EAGAIN;
@@ -193,7 +198,8 @@ static void on_looked(void *arg, PGresult *res, const struct pg_error *err) {
     publish(k);
     k->made = false;
     k->next = k->needs_n = 0;
-    r = partition_missing(&k->layout, (int)MIN(k->store->o.partitions_ahead, (int64_t)PARTITION_AHEAD_MAX), k->needs, &k->needs_n, &e);
+    r = partition_missing(&k->layout, (int)MIN(k->store->o.partitions_ahead, (int64_t)PARTITION_AHEAD_MAX), k->needs,
+                          &k->needs_n, &e);
     if (r < 0)
         round_failed(k, "planning", e.text);
     else

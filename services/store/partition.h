@@ -14,6 +14,6 @@ struct partition_keeper;
 int partition_keeper_new(struct loop *l, struct store *s, struct partition_keeper **ret) MUSTCHECK;
 void partition_keeper_free(struct partition_keeper *k);
 
-/* First lane number of a period; LANES_PER_PERIOD numbers each. */
+/* First lane number of a period; LANES_PER_PERIOD numbers each. Lane 0 is left out: it means "no lane". */
 enum { LANES_PER_PERIOD = 1 << 14 };
 int32_t partition_lane_base(const struct store *s, int64_t now_us);

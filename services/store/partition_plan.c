@@ -1,9 +1,9 @@
 /*
  * Rules of partitioning.
  *
- * message and decision are cut by the time inside the id: period p holds the ids of [p * seconds, (p + 1) * seconds) since 1970.
- * lane_log is cut by lane number: a lane opened in period k (counted from cfg.origin) has a number of [k << 14, (k + 1) << 14), so that the
- * key (lane, seq) alone decides the partition and stays a fence for ever.
+ * message and decision are cut by the time inside the id: period p holds the ids of [p * seconds, (p + 1) * seconds)
+ * since 1970. lane_log is cut by lane number: a lane opened in period k (counted from cfg.origin) has a number of [k <<
+ * 14, (k + 1) << 14), so that the key (lane, seq) alone decides the partition and stays a fence for ever.
  */
 #include "store/partition_plan.h"
 
@@ -33,7 +33,7 @@ int64_t partition_now(const struct partition_layout *l, enum partition_kind kind
 int32_t partition_lane_first(int32_t seconds, int64_t origin_us, int64_t now_us) {
     int64_t k = floor_div(now_us - origin_us, (int64_t)seconds * 1000000);
     k = MAX(0, MIN(k, (int64_t)LANE_PERIODS - 1));
-    return (int32_t)(k * LANES_PER_PERIOD);
+    return (int32_t)MAX(1, k * LANES_PER_PERIOD);
 }
 
 static bool has(const struct partition_layout *l, enum partition_kind kind, int64_t period) {
@@ -58,12 +58,14 @@ static int64_t past_periods(const struct partition_layout *l, enum partition_kin
     return MIN(n, (int64_t)PARTITION_PAST_MAX);
 }
 
-int partition_missing(const struct partition_layout *l, int ahead, struct partition_need out[PARTITION_NEEDS_MAX], size_t *ret_n,
-                      struct errmsg *e) {
+int partition_missing(const struct partition_layout *l, int ahead, struct partition_need out[PARTITION_NEEDS_MAX],
+                      size_t *ret_n, struct errmsg *e) {
     size_t n = 0;
     ahead = MAX(1, MIN(ahead, (int)PARTITION_AHEAD_MAX));
     if (partition_now(l, PARTITION_LANE_LOG) + ahead >= LANE_PERIODS)
-        return err_set(e, -ERANGE, "lane numbers run out: partitions of %d s are too narrow for a schema that lives this long", l->seconds);
+        return err_set(e, -ERANGE,
+                       "lane numbers run out: partitions of %d s are too narrow for a schema that lives this long",
+                       l->seconds);
     for (int64_t step = 0; step <= ahead; step++)
         for (int k = 0; k < PARTITION_KINDS; k++) {
             int64_t p = MAX(0, partition_now(l, k) + step);
@@ -123,15 +125,18 @@ static void bounds_of(const struct partition_layout *l, const struct partition_n
     snprintf(to, 64, "'%s'", text);
 }
 
-/* Rows are only ever inserted: full pages, and a vacuum after every tenth of the table so that index-only scans find pages all visible. */
-static const char insert_only[] = "fillfactor = 100, autovacuum_vacuum_insert_threshold = 10000, autovacuum_vacuum_insert_scale_factor = 0.1";
+/* Rows are only ever inserted: full pages, and a vacuum after every tenth of the table so that index-only scans find
+ * pages all visible. */
+static const char insert_only[] =
+    "fillfactor = 100, autovacuum_vacuum_insert_threshold = 10000, autovacuum_vacuum_insert_scale_factor = 0.1";
 /* A lane row of 440 ids must stay in line. */
-static const char insert_only_wide[] = "fillfactor = 100, toast_tuple_target = 8160, autovacuum_vacuum_insert_threshold = 10000, "
-                                       "autovacuum_vacuum_insert_scale_factor = 0.1";
+static const char insert_only_wide[] =
+    "fillfactor = 100, toast_tuple_target = 8160, autovacuum_vacuum_insert_threshold = 10000, "
+    "autovacuum_vacuum_insert_scale_factor = 0.1";
 
 /*
- * LIKE and ATTACH rather than PARTITION OF: that would lock the parent against readers and writers. The advisory lock orders those who
- * make partitions; the look behind it makes the second one find nothing to do.
+ * LIKE and ATTACH rather than PARTITION OF: that would lock the parent against readers and writers. The advisory lock
+ * orders those who make partitions; the look behind it makes the second one find nothing to do.
  */
 void partition_sql(const struct partition_layout *l, const struct partition_need *need, char out[PARTITION_SQL_MAX]) {
     const char *parent = parents[need->kind];
@@ -142,12 +147,13 @@ void partition_sql(const struct partition_layout *l, const struct partition_need
                      "DO $$ BEGIN\n"
                      "  SET LOCAL lock_timeout = '2s';\n"
                      "  PERFORM pg_advisory_xact_lock(1954049395, 2);\n" /* "txms", 2; migrations use 1 */
-                     "  IF NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = '%s'::regclass AND inhrelid = to_regclass('%s')) THEN\n"
+                     "  IF NOT EXISTS (SELECT FROM pg_inherits"
+                     " WHERE inhparent = '%s'::regclass AND inhrelid = to_regclass('%s')) THEN\n"
                      "    CREATE TABLE IF NOT EXISTS %s (LIKE %s INCLUDING ALL) WITH (%s);\n"
                      "    ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s);\n"
                      "  END IF;\n"
                      "END $$",
-                     parent, name, name, parent, need->kind == PARTITION_LANE_LOG ? insert_only_wide : insert_only, parent, name, from,
-                     to);
+                     parent, name, name, parent, need->kind == PARTITION_LANE_LOG ? insert_only_wide : insert_only,
+                     parent, name, from, to);
     ASSERT(n > 0 && n < PARTITION_SQL_MAX);
 }

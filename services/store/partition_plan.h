@@ -28,12 +28,14 @@ struct partition_need {
 };
 /* The period that `now` lies in. */
 int64_t partition_now(const struct partition_layout *l, enum partition_kind kind);
-/* First lane number of the period of `now_us`; never negative, never past the last period. */
+/* First lane number of the period of `now_us`; never 0, which means "no lane", and never past the last period. */
 int32_t partition_lane_first(int32_t seconds, int64_t origin_us, int64_t now_us);
-/* What is missing, the present period first, then the future, then the past. -ERANGE: the lane numbers run out within `ahead` periods. */
-int partition_missing(const struct partition_layout *l, int ahead, struct partition_need out[PARTITION_NEEDS_MAX], size_t *ret_n,
-                      struct errmsg *e) MUSTCHECK;
-/* [lo, hi) around now in which message and decision are both attached without a gap, milliseconds since 1970; both 0 if now has none. */
+/* What is missing, the present period first, then the future, then the past. -ERANGE: the lane numbers run out within
+ * `ahead` periods. */
+int partition_missing(const struct partition_layout *l, int ahead, struct partition_need out[PARTITION_NEEDS_MAX],
+                      size_t *ret_n, struct errmsg *e) MUSTCHECK;
+/* [lo, hi) around now in which message and decision are both attached without a gap, milliseconds since 1970; both 0 if
+ * now has none. */
 void partition_window(const struct partition_layout *l, int64_t *ret_lo_ms, int64_t *ret_hi_ms);
 /* Periods after the present one that are ready in all three tables. */
 int64_t partition_ready_ahead(const struct partition_layout *l);

@@ -159,9 +159,12 @@ static void take_result(struct pg_conn *c, struct pg_run *r, PGresult *res) {
     case PGRES_TUPLES_OK:
     case PGRES_COMMAND_OK:
     case PGRES_EMPTY_QUERY:
+        r->kept = false;
         if (r->on_result)
             r->on_result(r, r->got, res);
         r->got++;
+        if (r->kept)
+            return;
         break;
     case PGRES_PIPELINE_ABORTED:
         r->got++;
@@ -365,6 +368,20 @@ static void conn_lose(struct pg_conn *c, const struct pg_error *why) {
     timer_arm(c->timer, (uint64_t)(ms * (0.5 + random_unit() / 2)));
 }
 
+/* Settings that the connection string brings stay, ours come after them and win. NULL when out of memory. */
+static char *join_options(const char *dsn, const char *ours) {
+    PQconninfoOption *all = PQconninfoParse(dsn, NULL), *o = all;
+    while (o && o->keyword && strcmp(o->keyword, "options"))
+        o++;
+    const char *theirs = o && o->keyword && o->val ? o->val : "";
+    size_t n = strlen(theirs) + strlen(ours) + 2;
+    char *both = mem_alloc(n);
+    if (both)
+        snprintf(both, n, "%s %s", theirs, ours);
+    PQconninfoFree(all);
+    return both;
+}
+
 int pg_conn_new(struct loop *l, const struct pg_conn_options *o, struct pg_conn **ret) {
     struct pg_conn *c = mem_zalloc(sizeof(*c));
     if (!c)
@@ -374,9 +391,9 @@ int pg_conn_new(struct loop *l, const struct pg_conn_options *o, struct pg_conn 
     list_init(&c->runs);
     c->dsn = mem_strdup(o->dsn);
     c->name = mem_strdup(o->application_name ? o->application_name : "txmsg");
-    c->options = o->options ? mem_strdup(o->options) : NULL;
+    c->options = join_options(o->dsn, o->options ? o->options : "");
     int r = -ENOMEM;
-    if (!c->dsn || !c->name || (o->options && !c->options) || (r = timer_new(l, on_timer, c, &c->timer)) < 0) {
+    if (!c->dsn || !c->name || !c->options || (r = timer_new(l, on_timer, c, &c->timer)) < 0) {
         c->freed = true;
         release(c);
         return r;
@@ -489,16 +506,17 @@ struct query {
     PGresult *res;
 };
 
+/* Kept until the Sync: before it a write may still fail. */
 static void query_result(struct pg_run *r, int i, PGresult *res) {
     struct query *q = CONTAINER_OF(r, struct query, run);
-    q->done(q->arg, res, &(struct pg_error){.cls = PG_OK});
-    q->done = NULL;
+    q->res = res;
+    r->kept = true;
 }
 
 static void query_done(struct pg_run *r, const struct pg_error *err) {
     struct query *q = CONTAINER_OF(r, struct query, run);
-    if (q->done)
-        q->done(q->arg, NULL, err);
+    q->done(q->arg, err->cls == PG_OK ? q->res : NULL, err);
+    PQclear(q->res);
     mem_free(q);
 }
 

@@ -83,14 +83,14 @@ int pg_conn_backend_pid(const struct pg_conn *c);
 
 struct pg_run {
     struct list link;
-    /* The result of the i-th statement, in order; borrowed. Comes for statements that succeeded only; may be NULL. */
+    /* The result of the i-th statement, in order; borrowed unless the callback sets `kept`. For statements that succeeded; may be NULL. */
     void (*on_result)(struct pg_run *r, int i, PGresult *res);
     /* Exactly once for each pg_run_end() that returned 0: after the Sync. err->cls is PG_OK, or the first error. */
     void (*on_done)(struct pg_run *r, const struct pg_error *err);
     /* private */
     struct pg_conn *conn;
     int sent, got;
-    bool ended;
+    bool ended, kept;
     struct pg_error error;
 };
 /*
@@ -104,7 +104,7 @@ int pg_run_end(struct pg_run *r) MUSTCHECK;
 /* Runs of this connection whose end has not come yet. */
 unsigned pg_conn_under_way(const struct pg_conn *c);
 
-/* One statement, one result: `done` comes exactly once if 0 was returned; res is NULL unless err->cls is PG_OK. */
+/* One statement, one result, after its Sync: `done` comes exactly once if 0 was returned; res is NULL unless err->cls is PG_OK. */
 typedef void pg_done_fn(void *arg, PGresult *res, const struct pg_error *err);
 int pg_query(struct pg_conn *c, const char *stmt, const struct pg_params *p, pg_done_fn *done, void *arg) MUSTCHECK;
 int pg_query_sql(struct pg_conn *c, const char *sql, const struct pg_params *p, pg_done_fn *done, void *arg) MUSTCHECK;

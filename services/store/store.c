@@ -1,9 +1,10 @@
 /*
  * Opening the store, and the database's clock.
  *
- * The clock is kept as the difference to CLOCK_BOOTTIME, so that a step of this machine's wall clock changes nothing. Every answer of
- * the database that carries its time is an observation with an error of half a round trip. A better observation replaces a worse one;
- * one that contradicts what is held replaces it at once, because then one of the clocks has been set.
+ * The clock is kept as the difference to CLOCK_BOOTTIME, so that a step of this machine's wall clock changes nothing.
+ * Every answer of the database that carries its time is an observation with an error of half a round trip. A better
+ * observation replaces a worse one; one that contradicts what is held replaces it at once, because then one of the
+ * clocks has been set.
  */
 #include "store/store.h"
 
@@ -40,12 +41,14 @@ void store_clock_observe(struct store *s, int64_t db_us, uint64_t sent_ns, uint6
 /* Settings under which an OK would promise more than the server keeps. */
 static int warn_settings(PGconn *c, struct errmsg *e) {
     CLEANUP(sync_result_cleanup) PGresult *res = NULL;
-    int r = sync_query(c, "SELECT current_setting('fsync') = 'on', current_setting('full_page_writes') = 'on', pg_is_in_recovery()", 0,
-                       NULL, &res, e);
+    int r = sync_query(
+        c, "SELECT current_setting('fsync') = 'on', current_setting('full_page_writes') = 'on', pg_is_in_recovery()", 0,
+        NULL, &res, e);
     if (r < 0)
         return r;
     if (!pg_get_bool(res, 0, 0))
-        LOG_WARN("store", "PostgreSQL runs with fsync = off: what was answered OK does not survive a crash of its machine");
+        LOG_WARN("store",
+                 "PostgreSQL runs with fsync = off: what was answered OK does not survive a crash of its machine");
     if (!pg_get_bool(res, 0, 1))
         LOG_WARN("store", "PostgreSQL runs with full_page_writes = off: a crash of its machine may damage pages");
     if (pg_get_bool(res, 0, 2))
@@ -59,7 +62,8 @@ static int read_layout(PGconn *c, struct store *s, struct errmsg *e) {
     if (r < 0)
         return r;
     if (PQntuples(res) != 1)
-        return err_set(e, -EPROTO, "the table cfg has lost its row: restore it (epoch, floor, partition_seconds, origin)");
+        return err_set(e, -EPROTO,
+                       "the table cfg has lost its row: restore it (epoch, floor, partition_seconds, origin)");
     s->partition_seconds = pg_get_int32(res, 0, 0);
     s->origin_us = pg_get_time_us(res, 0, 1);
     int64_t lo = 0, hi = 0;

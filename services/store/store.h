@@ -34,7 +34,10 @@ struct store {
     _Atomic int64_t window_lo_ms, window_hi_ms;
 };
 
-/* Connects once, checks the schema version against what this binary knows (too old and too new are different errors), makes partitions. */
+/*
+ * Connects, checks the schema version against what this binary knows, makes partitions, reads the clock. -ENODATA: no schema or an older one;
+ * -ENOTSUP: a newer one; -EPROTO: a broken one; -EROFS: a standby; -ENOTCONN, -EAGAIN: try again. o->dsn must outlive the store.
+ */
 int store_open(const struct store_options *o, struct store *ret, struct errmsg *e) MUSTCHECK;
 /* The database's clock as this process knows it. @thread any */
 int64_t store_now_us(const struct store *s);

@@ -1,6 +1,6 @@
 /*
- * Blocking PostgreSQL for the moments when there is nothing else to do: migrations and start-up. A thin layer that turns libpq's
- * results into this project's errors; the caller owns connection and results.
+ * Blocking PostgreSQL for the moments when there is nothing else to do: migrations and start-up. A thin layer that
+ * turns libpq's results into this project's errors; the caller owns connection and results.
  */
 #include "store/sync.h"
 
@@ -31,7 +31,8 @@ int sync_connect(const char *dsn, const char *application_name, PGconn **ret, st
     if (!c)
         return -ENOMEM;
     if (PQstatus(c) != CONNECTION_OK)
-        return err_set(e, -ENOTCONN, "PostgreSQL cannot be reached: %s", one_line(PQerrorMessage(c), text, sizeof(text)));
+        return err_set(e, -ENOTCONN, "PostgreSQL cannot be reached: %s",
+                       one_line(PQerrorMessage(c), text, sizeof(text)));
     if (PQserverVersion(c) < SYNC_SERVER_MIN)
         return err_set(e, -EPROTO, "PostgreSQL %d is too old: %d or newer is needed", PQserverVersion(c) / 10000,
                        SYNC_SERVER_MIN / 10000);
@@ -64,8 +65,8 @@ static int check(PGconn *c, const PGresult *res, struct errmsg *e) {
                        one_line(PQerrorMessage(c), text, sizeof(text)));
     struct pg_error err;
     pg_error_of(res, &err);
-    return err_set(e, code_of(err.cls), "%s%s%s", one_line(err.message, text, sizeof(text)), err.sqlstate[0] ? ", SQLSTATE " : "",
-                   err.sqlstate);
+    return err_set(e, code_of(err.cls), "%s%s%s", one_line(err.message, text, sizeof(text)),
+                   err.sqlstate[0] ? ", SQLSTATE " : "", err.sqlstate);
 }
 
 int sync_query(PGconn *c, const char *sql, int n, const char *const *values, PGresult **ret, struct errmsg *e) {

@@ -1,14 +1,15 @@
 /*
  * Watching the run-time configuration.
  *
- * A watch asks for the epoch twice a second on a connection of its own. When it changed, everything is read in one statement and
- * handed out as a new snapshot. Nothing is pushed: a lost notification could leave a worker behind for ever, a poll cannot.
+ * A watch asks for the epoch twice a second on a connection of its own. When it changed, everything is read in one
+ * statement and handed out as a new snapshot. Nothing is pushed: a lost notification could leave a worker behind for
+ * ever, a poll cannot.
  *
  *      IDLE --timer, kick, connected--> ASKING --same epoch--> IDLE
  *                                          +--another--> LOADING --> on_change --> IDLE
  *
- * A kick may come from any thread and may still be on its way when the watch is freed, so the watch is counted: one for its owner, one
- * for each post under way, one while on_change runs.
+ * A kick may come from any thread and may still be on its way when the watch is freed, so the watch is counted: one for
+ * its owner, one for each post under way, one while on_change runs.
  */
 #include "store/topo.h"
 

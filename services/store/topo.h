@@ -9,11 +9,15 @@
 
 /* Watches cfg.epoch (every 500 ms on its own connection) and publishes a snapshot whenever it changed. @thread of the loop */
 struct topo_watch;
-/* on_change: once per new snapshot, at first as soon as one could be read; the callee takes a reference if it keeps it. */
+/*
+ * on_change: once per new snapshot, at first as soon as one could be read; the callee takes a reference if it keeps it. It holds active
+ * subscriptions only. If a subscription had to be left out because this version cannot read it, the snapshot carries minus its epoch:
+ * no stored epoch is negative, so a worker that does not know all subscriptions can drain no lane.
+ */
 int topo_watch_new(struct loop *l, struct store *s, void (*on_change)(void *arg, struct topology *t), void *arg,
                    struct topo_watch **ret) MUSTCHECK;
 void topo_watch_free(struct topo_watch *w);
-/* Asks for a look now (after an apply on this replica). @thread any */
+/* Asks for a look now (after an apply on this replica). Not after topo_watch_free(). @thread any */
 void topo_watch_kick(struct topo_watch *w);
 
 /* One declared object. `spec` is its JSON without the name. */
@@ -32,9 +36,12 @@ struct topo_change {
 };
 /*
  * Applies all objects in one transaction that raises cfg.epoch if anything changed; what is not named stays, or is deleted with `prune`.
+ * The transaction is a single pipeline, conditional on the epoch that the plan was made from: `c` may be shared with other queries.
  * A new subscription gets its sub_vec rows in the same transaction. Objects refer to each other by name: a subscription of an unknown topic
  * is refused (-EINVAL), so is a changed topic of an existing subscription and pruning a topic that still has subscriptions. validate_only
- * rolls back. `actor` goes to audit. The callback comes once, on the loop: changes_n entries, or err text and a negative code.
+ * writes nothing. `actor` goes to audit, secrets do not. The callback comes once, on the loop: changes_n entries (those given in their
+ * order, then what is deleted), or err text and a negative code: -EINVAL refused (the text names the object), -EAGAIN try again (the text
+ * says whether something may have been applied), -EIO a mistake of ours, -ENOMEM, -E2BIG. Objects are copied.
  */
 typedef void topo_applied_fn(void *arg, int code, const char *why, const struct topo_change *changes, size_t changes_n, int64_t epoch);
 int topo_apply(struct pg_conn *c, const struct topo_object *objects, size_t n, bool validate_only, bool prune, const char *actor,

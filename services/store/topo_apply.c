@@ -1,14 +1,15 @@
 /*
- * Applying topology in two steps that share no transaction: the connection is shared with other queries, which must not find
- * themselves inside one of ours.
+ * Applying topology in two steps that share no transaction: the connection is shared with other queries, which must not
+ * find themselves inside one of ours.
  *
  *      READ (one statement: everything and its epoch) --> plan, in C --> WRITE (one pipeline = one transaction)
  *        ^                                                                  |
  *        +-------------------- the epoch has moved on meanwhile ------------+
  *
- * The first statement of the write raises cfg.epoch on condition that it is still the one that was read, and divides by zero if not:
- * so the row lock orders all who apply, a plan made from old rows can never be written, and closers of lanes, which share-lock the same
- * row, come before or after. What is unchanged writes nothing at all, and validate_only never writes.
+ * The first statement of the write raises cfg.epoch on condition that it is still the one that was read, and divides by
+ * zero if not: so the row lock orders all who apply, a plan made from old rows can never be written, and closers of
+ * lanes, which share-lock the same row, come before or after. What is unchanged writes nothing at all, and
+ * validate_only never writes.
  */
 #include "store/topo_plan.h"
 
@@ -16,9 +17,10 @@
 #include "store/pgarr.h"
 #include "store/topo_load.h"
 
-enum { TRIES_MAX = 10, ARENA_MAX = 64 << 20, ARRAY_MAX = 64 << 20, STEPS_MAX = 12, STEP_ARRAYS = 4 };
+enum { MOVED_MAX = 100, BUSY_MAX = 3, ARENA_MAX = 64 << 20, ARRAY_MAX = 64 << 20, STEPS_MAX = 12, STEP_ARRAYS = 4 };
 
-/* A statement of the write with its parameters, complete before the first one is sent: a run that has begun must not fail in our hands. */
+/* A statement of the write with its parameters, complete before the first one is sent: a run that has begun must not
+ * fail in our hands. */
 enum step_first { FIRST_NONE, FIRST_EPOCH, FIRST_ACTOR }; /* a parameter before the arrays */
 struct step {
     const char *sql;
@@ -37,8 +39,8 @@ struct apply {
     const char *actor;
     topo_applied_fn *fn;
     void *arg;
-    int tries;
-    int64_t epoch; /* the one that the plan was made from */
+    int moved, busy; /* how often the epoch had moved on, or the store could not do it just then */
+    int64_t epoch;   /* the one that the plan was made from */
     struct topo_change *changes;
     size_t changes_n;
     struct step steps[STEPS_MAX];
@@ -69,23 +71,29 @@ static void apply_end(struct apply *a, int code, const char *why, int64_t epoch)
 
 /* --- statements of the write --- */
 
-static const char raise_sql[] = "WITH u AS (UPDATE cfg SET epoch = epoch + 1 WHERE epoch = $1 RETURNING 1) SELECT 1 / count(*) FROM u";
+static const char raise_sql[] =
+    "WITH u AS (UPDATE cfg SET epoch = epoch + 1 WHERE epoch = $1 RETURNING 1) SELECT 1 / count(*) FROM u";
 
-static const char put_topic_sql[] = "INSERT INTO topic (name, spec) SELECT u.name, u.spec::jsonb FROM unnest($1::text[], $2::text[]) AS u(name, spec)"
+static const char put_topic_sql[] = "INSERT INTO topic (name, spec)"
+                                    " SELECT u.name, u.spec::jsonb FROM unnest($1::text[], $2::text[]) AS u(name, spec)"
                                     " ON CONFLICT (name) DO UPDATE SET spec = excluded.spec";
 static const char put_producer_sql[] =
-    "INSERT INTO producer (name, spec) SELECT u.name, u.spec::jsonb FROM unnest($1::text[], $2::text[]) AS u(name, spec)"
+    "INSERT INTO producer (name, spec)"
+    " SELECT u.name, u.spec::jsonb FROM unnest($1::text[], $2::text[]) AS u(name, spec)"
     " ON CONFLICT (name) DO UPDATE SET spec = excluded.spec";
-static const char update_sub_sql[] = "UPDATE subscription s SET spec = u.spec::jsonb FROM unnest($1::text[], $2::text[]) AS u(name, spec)"
-                                     " WHERE s.name = u.name AND s.state <> 'deleted'";
+static const char update_sub_sql[] =
+    "UPDATE subscription s SET spec = u.spec::jsonb FROM unnest($1::text[], $2::text[]) AS u(name, spec)"
+    " WHERE s.name = u.name AND s.state <> 'deleted'";
 
 /*
- * A new subscription and its vector. From now: behind the last entry that this statement can see; what a lane commits later has a greater
- * seq, and a lane that cannot be seen yet has no row and begins at 0. From the beginning: 0 for every lane.
+ * A new subscription and its vector. From now: behind the last entry that this statement can see; what a lane commits
+ * later has a greater seq, and a lane that cannot be seen yet has no row and begins at 0. From the beginning: 0 for
+ * every lane.
  */
 static const char create_sub_sql[] =
     "WITH made AS (INSERT INTO subscription (name, spec)"
-    "  SELECT u.name, u.spec::jsonb FROM unnest($1::text[], $2::text[]) AS u(name, spec) ORDER BY u.name RETURNING id, name)"
+    "  SELECT u.name, u.spec::jsonb FROM unnest($1::text[], $2::text[]) AS u(name, spec) ORDER BY u.name"
+    "  RETURNING id, name)"
     " INSERT INTO sub_vec (sub, lane, from_seq, from_index)"
     " SELECT made.id, l.lane, CASE WHEN u.beginning = 1 THEN 0 ELSE coalesce(last.seq + 1, 0) END, 0"
     " FROM made JOIN unnest($1::text[], $3::int2[]) AS u(name, beginning) ON u.name = made.name"
@@ -93,21 +101,25 @@ static const char create_sub_sql[] =
     " LEFT JOIN LATERAL (SELECT g.seq FROM lane_log g WHERE g.lane = l.lane ORDER BY g.seq DESC LIMIT 1) last ON true";
 
 /*
- * Lanes that everybody had finished have something to deliver again. They belong to nobody now, so that any worker may adopt them:
- * the run that drained them has dropped them from its memory and may live on without looking back.
+ * Lanes that everybody had finished have something to deliver again. They belong to nobody now, so that any worker may
+ * adopt them: the run that drained them has dropped them from its memory and may live on without looking back.
  */
-static const char reopen_sql[] = "UPDATE lane SET state = 'sealed', run = '00000000-0000-0000-0000-000000000000'"
-                                 " WHERE state = 'drained' AND EXISTS (SELECT FROM lane_log g WHERE g.lane = lane.lane)";
+static const char reopen_sql[] =
+    "UPDATE lane SET state = 'sealed', run = '00000000-0000-0000-0000-000000000000'"
+    " WHERE state = 'drained' AND EXISTS (SELECT FROM lane_log g WHERE g.lane = lane.lane)";
 
 static const char delete_topic_sql[] = "DELETE FROM topic WHERE name = ANY ($1::text[])";
 static const char delete_producer_sql[] = "DELETE FROM producer WHERE name = ANY ($1::text[])";
-static const char delete_sub_sql[] = "UPDATE subscription SET state = 'deleted' WHERE name = ANY ($1::text[]) AND state <> 'deleted'";
+static const char delete_sub_sql[] =
+    "UPDATE subscription SET state = 'deleted' WHERE name = ANY ($1::text[]) AND state <> 'deleted'";
 /* Also what workers that had not seen an earlier deletion yet have left behind. */
-static const char delete_due_sql[] = "DELETE FROM delivery_due WHERE sub IN (SELECT id FROM subscription WHERE state = 'deleted')";
+static const char delete_due_sql[] =
+    "DELETE FROM delivery_due WHERE sub IN (SELECT id FROM subscription WHERE state = 'deleted')";
 
-static const char audit_sql[] = "INSERT INTO audit (actor, act, object, before, after)"
-                                " SELECT $1::text, u.act, u.object, u.before::jsonb, u.after::jsonb"
-                                " FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) AS u(act, object, before, after)";
+static const char audit_sql[] =
+    "INSERT INTO audit (actor, act, object, before, after)"
+    " SELECT $1::text, u.act, u.object, u.before::jsonb, u.after::jsonb"
+    " FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) AS u(act, object, before, after)";
 
 /* --- the write --- */
 
@@ -131,9 +143,10 @@ static bool wanted(const struct topo_item *it, enum topo_kind kind, enum topo_ac
     return it->kind == kind && (it->act == one || it->act == other);
 }
 
-/* Names, specs and where to begin (as many of them as the statement takes) of the items of a kind with one of two acts; no item, no step. */
-static int add_items(struct apply *a, const struct topo_plan *p, const char *sql, int arrays_n, enum topo_kind kind, enum topo_act one,
-                     enum topo_act other) {
+/* Names, specs and where to begin (as many of them as the statement takes) of the items of a kind with one of two acts;
+ * no item, no step. */
+static int add_items(struct apply *a, const struct topo_plan *p, const char *sql, int arrays_n, enum topo_kind kind,
+                     enum topo_act one, enum topo_act other) {
     struct step *st = NULL;
     for (size_t i = 0; i < p->n; i++) {
         const struct topo_item *it = &p->items[i];
@@ -213,7 +226,8 @@ static int make_steps(struct apply *a, const struct topo_plan *p) {
             return r;
     }
     for (size_t i = 0; i < p->n; i++)
-        beginning = beginning || (wanted(&p->items[i], TOPO_SUBSCRIPTION, TOPO_CREATE, TOPO_CREATE) && p->items[i].from_beginning);
+        beginning = beginning ||
+                    (wanted(&p->items[i], TOPO_SUBSCRIPTION, TOPO_CREATE, TOPO_CREATE) && p->items[i].from_beginning);
     if (beginning)
         add_step(a, reopen_sql, FIRST_NONE, 0);
     add_step(a, delete_due_sql, FIRST_NONE, 0);
@@ -244,20 +258,34 @@ static int send_steps(struct apply *a) {
 
 static int read_start(struct apply *a);
 
-/* What a failed step means; true = the sequence goes on with a new read. */
-static bool apply_failed(struct apply *a, const struct pg_error *err, bool written) {
-    bool again = err->cls == PG_RETRY || err->cls == PG_DIVISION || err->cls == PG_CONFLICT;
-    if (again && ++a->tries < TRIES_MAX && read_start(a) == 0)
-        return true;
+/* Each time that the epoch has moved on somebody else got through, so many tries are cheap and end. */
+static bool may_try_again(struct apply *a, const struct pg_error *err) {
+    if (err->cls == PG_DIVISION)
+        return ++a->moved < MOVED_MAX;
+    return (err->cls == PG_RETRY || err->cls == PG_CONFLICT) && ++a->busy < BUSY_MAX;
+}
+
+/* What a failed step means: begin again, or the end. */
+static void apply_failed(struct apply *a, const struct pg_error *err, bool written) {
+    if (may_try_again(a, err) && read_start(a) == 0)
+        return;
     char why[400];
-    if (again)
-        snprintf(why, sizeof(why), "others kept changing the configuration, or held it locked: apply again (%s)", err->message);
-    else if (err->cls == PG_LOST && written)
-        snprintf(why, sizeof(why), "the connection to the store was lost: whether this was applied is not known; apply it again, that is harmless");
-    else
-        snprintf(why, sizeof(why), "the store failed: %s%s%s", err->message, err->sqlstate[0] ? ", SQLSTATE " : "", err->sqlstate);
-    apply_end(a, err->cls == PG_BUG || err->cls == PG_DATA || err->cls == PG_NOT_NULL ? -EIO : -EAGAIN, why, 0);
-    return false;
+    int code = -EAGAIN;
+    switch (err->cls) {
+    case PG_DIVISION:
+        snprintf(why, sizeof(why), "others kept changing the configuration: apply again");
+        break;
+    case PG_LOST:
+        snprintf(why, sizeof(why), "the connection to the store was lost: %s",
+                 written ? "whether this was applied is not known; applying it again is harmless"
+                         : "nothing was applied");
+        break;
+    default:
+        if (err->cls != PG_RETRY && err->cls != PG_CONFLICT && err->cls != PG_UNAVAILABLE)
+            code = -EIO;
+        snprintf(why, sizeof(why), "the store failed: %s, SQLSTATE %s", err->message, err->sqlstate);
+    }
+    apply_end(a, code, why, 0);
 }
 
 static void on_written(struct pg_run *run, const struct pg_error *err) {
@@ -325,8 +353,8 @@ static char *keep(struct apply *a, const char *text) {
     return arena_strndup(&a->arena, text, strlen(text));
 }
 
-int topo_apply(struct pg_conn *c, const struct topo_object *objects, size_t n, bool validate_only, bool prune, const char *actor,
-               topo_applied_fn *fn, void *arg) {
+int topo_apply(struct pg_conn *c, const struct topo_object *objects, size_t n, bool validate_only, bool prune,
+               const char *actor, topo_applied_fn *fn, void *arg) {
     if (n > TOPO_OBJECTS_MAX)
         return -E2BIG;
     CLEANUP(apply_cleanup) struct apply *a = mem_zalloc(sizeof(*a));

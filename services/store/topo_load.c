@@ -1,6 +1,6 @@
 /*
- * From rows to configuration. The first row is the epoch, the others are objects; all come from one statement and therefore from one
- * moment, without a transaction around it.
+ * From rows to configuration. The first row is the epoch, the others are objects; all come from one statement and
+ * therefore from one moment, without a transaction around it.
  */
 #include "store/topo_load.h"
 
@@ -34,7 +34,9 @@ int topo_load_objects(const PGresult *res, struct topo_object **ret, size_t *ret
     for (int i = 1; i < PQntuples(res); i++) {
         int16_t kind = pg_get_int16(res, i, COL_KIND);
         o[n++] = (struct topo_object){
-            .kind = kind == ROW_TOPIC ? TOPO_TOPIC : kind == ROW_PRODUCER ? TOPO_PRODUCER : TOPO_SUBSCRIPTION,
+            .kind = kind == ROW_TOPIC      ? TOPO_TOPIC
+                    : kind == ROW_PRODUCER ? TOPO_PRODUCER
+                                           : TOPO_SUBSCRIPTION,
             .name = text(res, i, COL_NAME),
             .spec = text(res, i, COL_SPEC),
         };
@@ -79,10 +81,14 @@ int topo_load_snapshot(const PGresult *res, struct topology **ret) {
             return r;
         }
         bool sub = pg_get_int16(res, i, COL_KIND) == ROW_SUBSCRIPTION;
-        LOG_ERROR("store", "configuration %lld: %s \"%s\" is left out, this version cannot read it: %s", (long long)epoch,
-                  sub ? "subscription" : pg_get_int16(res, i, COL_KIND) == ROW_TOPIC ? "topic" : "producer", text(res, i, COL_NAME),
-                  e.text[0] ? e.text : err_text(r));
-        /* A worker that does not know a subscription must not declare a lane finished for it: no stored epoch is negative. */
+        LOG_ERROR("store", "configuration %lld: %s \"%s\" is left out, this version cannot read it: %s",
+                  (long long)epoch,
+                  sub                                           ? "subscription"
+                  : pg_get_int16(res, i, COL_KIND) == ROW_TOPIC ? "topic"
+                                                                : "producer",
+                  text(res, i, COL_NAME), e.text[0] ? e.text : err_text(r));
+        /* A worker that does not know a subscription must not declare a lane finished for it: no stored epoch is
+         * negative. */
         if (sub)
             t->epoch = -epoch;
     }

@@ -1,6 +1,7 @@
 /*
- * Applying topology is comparing two sets of objects by (kind, name). One entry stands for each name; it points to what is wanted,
- * to what is stored, or to both. The rules are read off the entries, so that their order in the request does not matter.
+ * Applying topology is comparing two sets of objects by (kind, name). One entry stands for each name; it points to what
+ * is wanted, to what is stored, or to both. The rules are read off the entries, so that their order in the request does
+ * not matter.
  */
 #include "store/topo_plan.h"
 
@@ -181,8 +182,8 @@ static int parse_wanted(struct work *w, struct entry *en, size_t i, struct errms
 
 static int add_wanted(struct work *w, const struct topo_object *o, size_t i, struct errmsg *e) {
     if (!text_is_name(bytes_str(o->name)))
-        return err_set(e, -EINVAL, "%s name \"%.140s\": 1 to 128 of [a-z0-9._-], the first a letter or digit", topo_kind_name(o->kind),
-                       o->name);
+        return err_set(e, -EINVAL, "%s name \"%.140s\": 1 to 128 of [a-z0-9._-], the first a letter or digit",
+                       topo_kind_name(o->kind), o->name);
     struct entry *en = find_or_add(w, o->kind, o->name);
     int r = en->want ? err_set(e, -EINVAL, "is there twice") : 0;
     if (r == 0) {
@@ -201,13 +202,16 @@ static int check_subscription(const struct work *w, const struct entry *en, bool
     if (en->have_spec)
         before = json_string_value(json_object_get(en->have_spec, "topic"));
     if (before && strcmp(before, en->topic) != 0)
-        return err_set(e, -EINVAL, "subscription \"%s\": its topic is \"%.128s\" and cannot become \"%.128s\": make a new subscription", name,
-                       before, en->topic);
+        return err_set(
+            e, -EINVAL,
+            "subscription \"%s\": its topic is \"%.128s\" and cannot become \"%.128s\": make a new subscription", name,
+            before, en->topic);
     const struct entry *topic = find(w, TOPO_TOPIC, en->topic);
     if (!topic)
         return err_set(e, -EINVAL, "subscription \"%s\": there is no topic \"%.128s\"", name, en->topic);
     if (!topic->want && prune)
-        return err_set(e, -EINVAL, "subscription \"%s\": its topic \"%.128s\" is not named and would be pruned", name, en->topic);
+        return err_set(e, -EINVAL, "subscription \"%s\": its topic \"%.128s\" is not named and would be pruned", name,
+                       en->topic);
     return 0;
 }
 
@@ -231,8 +235,8 @@ static void put_item(struct topo_plan *p, struct entry *en, enum topo_act act) {
     p->changed = p->changed || act != TOPO_UNCHANGED;
 }
 
-int topo_plan_make(const struct topo_object *objects, size_t n, const struct topo_object *stored, size_t stored_n, bool prune,
-                   struct topo_plan *ret, struct errmsg *e) {
+int topo_plan_make(const struct topo_object *objects, size_t n, const struct topo_object *stored, size_t stored_n,
+                   bool prune, struct topo_plan *ret, struct errmsg *e) {
     CLEANUP(work_deinit) struct work w = {0};
     if (n > TOPO_OBJECTS_MAX)
         return err_set(e, -E2BIG, "%zu objects at once, the limit is %d", n, TOPO_OBJECTS_MAX);

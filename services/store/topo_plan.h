@@ -9,9 +9,9 @@ enum { TOPO_OBJECTS_MAX = 30000 };
 struct topo_item {
     enum topo_kind kind;
     enum topo_act act;
-    const char *name;       /* borrowed from the object */
-    json_t *want, *have;    /* owned; NULL: to be deleted, not stored yet */
-    const char *spec;       /* text of `want` as given; borrowed */
+    const char *name;    /* borrowed from the object */
+    json_t *want, *have; /* owned; NULL: to be deleted, not stored yet */
+    const char *spec;    /* text of `want` as given; borrowed */
     bool from_beginning;
 };
 struct topo_plan {
@@ -22,15 +22,16 @@ struct topo_plan {
 void topo_plan_deinit(struct topo_plan *p);
 
 /*
- * Compares `objects` with `stored` (whose spec may come from a newer version). -EINVAL and *e: the first object that is wrong; also -ENOMEM,
- * -E2BIG. Both arrays must outlive the plan.
+ * Compares `objects` with `stored` (whose spec may come from a newer version). -EINVAL and *e: the first object that is
+ * wrong; also -ENOMEM, -E2BIG. Both arrays must outlive the plan.
  */
-int topo_plan_make(const struct topo_object *objects, size_t n, const struct topo_object *stored, size_t stored_n, bool prune,
-                   struct topo_plan *ret, struct errmsg *e) MUSTCHECK;
+int topo_plan_make(const struct topo_object *objects, size_t n, const struct topo_object *stored, size_t stored_n,
+                   bool prune, struct topo_plan *ret, struct errmsg *e) MUSTCHECK;
 
 /* Same value: numbers by value (jsonb prints 1e3 as 1000), objects regardless of order. */
 bool topo_json_same(const json_t *a, const json_t *b);
-/* A copy for the audit: secrets, tokens, passwords in URLs and values of headers become "***". NULL when out of memory. */
+/* A copy for the audit: secrets, tokens, passwords in URLs and values of headers become "***". NULL when out of memory.
+ */
 json_t *topo_redact(const json_t *spec) MUSTCHECK;
 const char *topo_kind_name(enum topo_kind k); /* "topic", "producer", "subscription" */
 const char *topo_act_name(enum topo_act a);   /* "create", ... */

@@ -18,6 +18,7 @@ struct view_delivery {
 struct view_message {
     int16_t n;
     struct msg msg; /* headers parsed; body only if asked for */
+    int32_t body_size; /* bytes, also when the body is left out */
 };
 struct view_tx {
     struct uuid id;
@@ -45,10 +46,10 @@ struct view_filter {
     bool has_before;
     int32_t limit; /* 1..1000 */
 };
-/* Without bodies and deliveries. */
+/* Without what may be large: bodies, headers and deliveries. */
 typedef void view_list_fn(void *arg, int code, const struct view_tx *t, size_t n);
 int view_list(struct pg_conn *c, const struct store *s, const struct view_filter *f, view_list_fn *fn, void *arg) MUSTCHECK;
-/* Newest first by the same filter (producer, before, limit). */
+/* Undecided and STUCK: the same as view_list with that state. */
 int view_stuck(struct pg_conn *c, const struct view_filter *f, view_list_fn *fn, void *arg) MUSTCHECK;
 
 struct view_dead {
@@ -59,7 +60,8 @@ struct view_dead {
     int64_t at_us;
     int32_t attempts;
     const char *error, *producer, *business_key;
-    struct msg msg; /* body only in view_dead_get */
+    struct msg msg; /* headers and body only in view_dead_get */
+    int32_t body_size;
 };
 struct view_dead_filter {
     const char *subscription; /* NULL = any */
@@ -70,12 +72,15 @@ struct view_dead_filter {
     int16_t before_n;
     int32_t limit;
 };
+/* A list may come out a little longer than `limit`: a page never ends between two subscriptions' letters of one message and moment. */
 typedef void view_dead_fn(void *arg, int code, const struct view_dead *d, size_t n);
 int view_dead_list(struct pg_conn *c, const struct view_dead_filter *f, view_dead_fn *fn, void *arg) MUSTCHECK;
 int view_dead_get(struct pg_conn *c, const char *subscription, const struct uuid *tx, int16_t n, view_dead_fn *fn, void *arg) MUSTCHECK;
 /*
  * Redrive: DEAD -> PENDING. DELETE the dead letters and INSERT delivery_due (attempt 0, due now) in one transaction, with an audit row
- * (actor, reason). The filter, or explicit keys; returns how many; with count_only nothing changes.
+ * (actor, reason), in chunks of 1,000. The filter (subscription, topic, times; limit, 0 or more than 10,000 = 10,000), or up to 1,000
+ * explicit keys; returns how many, also those before a failure. A letter whose message is past retention stays and is not counted. With
+ * count_only nothing changes, and one more than the limit means that there are more.
  */
 typedef void view_count_fn(void *arg, int code, int64_t count);
 struct dead_key {

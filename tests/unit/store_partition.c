@@ -34,7 +34,8 @@ static void test_fresh_schema_needs_a_day_back_and_ahead(void **state) {
     struct partition_layout l = layout(DAY);
     struct partition_need needs[PARTITION_NEEDS_MAX];
     size_t n = missing(&l, 3, needs);
-    int64_t today = 1714903200 / DAY, lo[PARTITION_KINDS] = {INT64_MAX, INT64_MAX, INT64_MAX}, hi[PARTITION_KINDS] = {0};
+    int64_t today = 1714903200 / DAY, lo[PARTITION_KINDS] = {INT64_MAX, INT64_MAX, INT64_MAX},
+            hi[PARTITION_KINDS] = {0};
     assert_int_equal(n, 15);
     for (size_t i = 0; i < n; i++) {
         lo[needs[i].kind] = MIN(lo[needs[i].kind], needs[i].period);
@@ -90,8 +91,8 @@ static void test_window_ends_at_the_first_gap(void **state) {
 
 static void test_lane_numbers(void **state) {
     assert_int_equal(partition_lane_first(DAY, origin_us, noon_us), 3 * LANES_PER_PERIOD);
-    assert_int_equal(partition_lane_first(DAY, origin_us, origin_us - 1), 0);
-    assert_int_equal(partition_lane_first(DAY, origin_us, origin_us + DAY * US - 1), 0);
+    assert_int_equal(partition_lane_first(DAY, origin_us, origin_us - 1), 1); /* 0 means "no lane" */
+    assert_int_equal(partition_lane_first(DAY, origin_us, origin_us + DAY * US - 1), 1);
     assert_int_equal(partition_lane_first(DAY, origin_us, origin_us + DAY * US), LANES_PER_PERIOD);
     /* The last period is the end, not an overflow. */
     assert_int_equal(partition_lane_first(1, 0, INT64_MAX / 2), (LANE_PERIODS - 1) * LANES_PER_PERIOD);

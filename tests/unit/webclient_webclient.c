@@ -53,7 +53,7 @@ static void put_until_gone(int fd, const char *head, const char *piece, int paus
 
 static void put_date_answer(int fd) {
     put(fd, "HTTP/1.1 503 Later\r\nDate: Tue, 01 Jan 2030 00:00:00 GMT\r\n"
-            "Retry-After: Tue, 01 Jan 2030 00:01:30 GMT\r\nContent-Length: 0\r\n\r\n");
+            "Retry-After: Tue, 01 Jan 2030 00:01:30 GMT\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
 }
 
 /* Answers by path; false = close. */

@@ -1,0 +1,249 @@
+/* apply, export, dead ..., stuck ... */
+#include "base/yaml.h"
+#include "txmsg/v1/admin_service.pb-c.h"
+#include "txmsgctl/ctl.h"
+
+#define SERVICE "/txmsg.v1.AdminService/"
+
+static const struct ctl_option apply_options[] = {
+    {"-f", "FILE", "the topology in YAML, - = standard input; required"},
+    {"--dry-run", NULL, "check and show what would change"},
+    {"--prune", NULL, "delete what the file does not name"},
+    {"--actor", "NAME", "who, for the audit; default the login name"},
+    {NULL, NULL, NULL},
+};
+static const struct ctl_option dead_options[] = {
+    {"--subscription", "NAME", "only of this subscription"},
+    {"--topic", "NAME", "only of this topic"},
+    {"--limit", "N", "list: at most so many; default 50"},
+    {"--force", NULL, "redrive by filter: act instead of showing count and sample"},
+    {"--reason", "TEXT", "redrive: for the audit"},
+    {"--actor", "NAME", "redrive: who, for the audit; default the login name"},
+    {NULL, NULL, NULL},
+};
+static const struct ctl_option stuck_options[] = {
+    {"--producer", "NAME", "list: only of this producer"},
+    {"--limit", "N", "list: at most so many; default 50"},
+    {"--decision", "DECISION", "resolve: committed or rolled_back"},
+    {"--reason", "TEXT", "resolve: why; required"},
+    {"--actor", "NAME", "resolve: who; default the login name"},
+    {NULL, NULL, NULL},
+};
+static const struct ctl_option no_options[] = {{NULL, NULL, NULL}};
+
+static char *opt(const struct ctl *c, const char *name) {
+    const char *v = args_get(&c->args, name);
+    return (char *)(uintptr_t)(v ? v : "");
+}
+
+static char *actor(const struct ctl *c) {
+    const char *v = args_get(&c->args, "--actor");
+    if (!v)
+        v = getenv("USER");
+    return (char *)(uintptr_t)(v && *v ? v : "txmsgctl");
+}
+
+static int limit(const struct ctl *c, int32_t *ret) {
+    const char *v = args_get(&c->args, "--limit");
+    *ret = v ? (int32_t)strtol(v, NULL, 10) : 50;
+    return *ret > 0 ? CTL_OK : ctl_usage("--limit must be a positive number");
+}
+
+static int cmd_apply(struct ctl *c) {
+    const char *path = args_get(&c->args, "-f");
+    struct errmsg e = ERRMSG_NULL;
+    size_t n;
+    if (!path)
+        return ctl_usage("apply needs -f FILE");
+    const char *text = ctl_read_file(c, path, &n);
+    if (!text)
+        return CTL_USAGE;
+    CLEANUP_JSON json_t *j = yaml_parse(bytes_of(text, n), &e);
+    ProtobufCMessage *topology = NULL;
+    if (!j || jsonpb_parse(&txmsg__v1__topology__descriptor, j, &c->arena, &topology, &e) < 0) {
+        fprintf(stderr, "txmsgctl: %s: %s\n", path, e.text);
+        return CTL_USAGE;
+    }
+    Txmsg__V1__ApplyTopologyRequest q;
+    txmsg__v1__apply_topology_request__init(&q);
+    q.topology = (Txmsg__V1__Topology *)topology;
+    q.validate_only = args_has(&c->args, "--dry-run");
+    q.prune = args_has(&c->args, "--prune");
+    q.actor = actor(c);
+    const ProtobufCMessage *r;
+    int code = ctl_call(c, SERVICE "ApplyTopology", &q.base, &txmsg__v1__apply_topology_response__descriptor, &r);
+    if (code != CTL_OK || !r)
+        return code;
+    const Txmsg__V1__ApplyTopologyResponse *resp = (const Txmsg__V1__ApplyTopologyResponse *)r;
+    for (size_t i = 0; i < resp->n_changes; i++)
+        printf("%s %s %s\n", ctl_enum(c, &txmsg__v1__change_action__descriptor, (int)resp->changes[i]->action),
+               ctl_enum(c, &txmsg__v1__change_kind__descriptor, (int)resp->changes[i]->kind), resp->changes[i]->name);
+    if (!resp->n_changes)
+        puts("nothing to change");
+    else if (q.validate_only)
+        puts("dry run: nothing was changed");
+    return CTL_OK;
+}
+
+static int cmd_export(struct ctl *c) {
+    Txmsg__V1__ExportTopologyRequest q;
+    const ProtobufCMessage *r;
+    txmsg__v1__export_topology_request__init(&q);
+    int code = ctl_call(c, SERVICE "ExportTopology", &q.base, &txmsg__v1__export_topology_response__descriptor, &r);
+    if (code == CTL_OK && r) /* JSON is YAML: apply reads it back; secrets are shown as *** */
+        ctl_print_json(&((const Txmsg__V1__ExportTopologyResponse *)r)->topology->base);
+    return code;
+}
+
+/* --- dead letters --- */
+
+static void print_letters(struct ctl *c, Txmsg__V1__DeadLetter *const *d, size_t n) {
+    struct table t = {0};
+    table_row(&t, 5, "NAME", "TOPIC", "DIED", "ATTEMPTS", "LAST ERROR");
+    for (size_t i = 0; i < n; i++)
+        table_row(&t, 5, d[i]->name, d[i]->message->topic, ctl_time(c, d[i]->dead_time),
+                  mem_must(arena_printf(&c->arena, "%d", d[i]->attempts)), ctl_text(c, d[i]->last_error));
+    table_print(&t);
+}
+
+static void fill_filter(const struct ctl *c, Txmsg__V1__DeadLetterFilter *f) {
+    txmsg__v1__dead_letter_filter__init(f);
+    f->subscription = opt(c, "--subscription");
+    f->topic = opt(c, "--topic");
+}
+
+static int cmd_dead_list(struct ctl *c) {
+    Txmsg__V1__ListDeadLettersRequest q;
+    Txmsg__V1__DeadLetterFilter f;
+    const ProtobufCMessage *r;
+    txmsg__v1__list_dead_letters_request__init(&q);
+    fill_filter(c, &f);
+    q.filter = &f;
+    int code = limit(c, &q.page_size);
+    if (code == CTL_OK)
+        code = ctl_call(c, SERVICE "ListDeadLetters", &q.base, &txmsg__v1__list_dead_letters_response__descriptor, &r);
+    if (code != CTL_OK || !r)
+        return code;
+    const Txmsg__V1__ListDeadLettersResponse *resp = (const Txmsg__V1__ListDeadLettersResponse *)r;
+    print_letters(c, resp->dead_letters, resp->n_dead_letters);
+    if (*resp->next_page_token)
+        fprintf(stderr, "there are more; narrow the filter or raise --limit (at most 1000)\n");
+    return CTL_OK;
+}
+
+static int cmd_dead_show(struct ctl *c) {
+    Txmsg__V1__GetDeadLetterRequest q;
+    const ProtobufCMessage *r;
+    txmsg__v1__get_dead_letter_request__init(&q);
+    if (c->args.words_n != 1)
+        return ctl_usage("give one name: SUBSCRIPTION/TRANSACTION_ID.N");
+    q.name = (char *)(uintptr_t)c->args.words[0];
+    q.include_body = true;
+    int code = ctl_call(c, SERVICE "GetDeadLetter", &q.base, &txmsg__v1__get_dead_letter_response__descriptor, &r);
+    if (code != CTL_OK || !r)
+        return code;
+    const Txmsg__V1__DeadLetter *d = ((const Txmsg__V1__GetDeadLetterResponse *)r)->dead_letter;
+    printf("name           %s\ntopic          %s\nproducer       %s\ndied           %s\nattempts       %d\nlast error     %s\n", d->name,
+           d->message->topic, d->producer, ctl_time(c, d->dead_time), d->attempts, ctl_text(c, d->last_error));
+    for (size_t i = 0; i < d->message->n_headers; i++)
+        printf("header         %s: %s\n", d->message->headers[i]->key, ctl_text(c, d->message->headers[i]->value));
+    printf("body           %lld bytes\n", (long long)d->body_size);
+    fwrite(d->message->body.data, 1, d->message->body.len, stdout);
+    putchar('\n');
+    return CTL_OK;
+}
+
+static int cmd_dead_redrive(struct ctl *c) {
+    Txmsg__V1__RedriveDeadLettersRequest q;
+    Txmsg__V1__DeadLetterFilter f;
+    const ProtobufCMessage *r;
+    txmsg__v1__redrive_dead_letters_request__init(&q);
+    fill_filter(c, &f);
+    bool by_filter = *f.subscription || *f.topic;
+    if (by_filter == (c->args.words_n > 0))
+        return ctl_usage("give names, or a filter (--subscription, --topic), not both");
+    q.filter = by_filter ? &f : NULL;
+    q.names = (char **)(uintptr_t)c->args.words;
+    q.n_names = (size_t)c->args.words_n;
+    q.force = args_has(&c->args, "--force");
+    q.reason = opt(c, "--reason");
+    q.actor = actor(c);
+    int code = ctl_call(c, SERVICE "RedriveDeadLetters", &q.base, &txmsg__v1__redrive_dead_letters_response__descriptor, &r);
+    if (code != CTL_OK || !r)
+        return code;
+    const Txmsg__V1__RedriveDeadLettersResponse *resp = (const Txmsg__V1__RedriveDeadLettersResponse *)r;
+    if (by_filter && !q.force) {
+        printf("%lld dead letters match; --force delivers them again\n", (long long)resp->count);
+        if (resp->n_sample)
+            print_letters(c, resp->sample, resp->n_sample);
+    } else {
+        printf("%lld dead letters are delivered again\n", (long long)resp->count);
+    }
+    return CTL_OK;
+}
+
+/* --- stuck --- */
+
+static int cmd_stuck_list(struct ctl *c) {
+    Txmsg__V1__ListStuckRequest q;
+    Txmsg__V1__StuckFilter f;
+    const ProtobufCMessage *r;
+    txmsg__v1__list_stuck_request__init(&q);
+    txmsg__v1__stuck_filter__init(&f);
+    f.producer = opt(c, "--producer");
+    q.filter = &f;
+    int code = limit(c, &q.page_size);
+    if (code == CTL_OK)
+        code = ctl_call(c, SERVICE "ListStuck", &q.base, &txmsg__v1__list_stuck_response__descriptor, &r);
+    if (code != CTL_OK || !r)
+        return code;
+    const Txmsg__V1__ListStuckResponse *resp = (const Txmsg__V1__ListStuckResponse *)r;
+    struct table t = {0};
+    table_row(&t, 6, "TRANSACTION", "PRODUCER", "BUSINESS KEY", "PREPARED", "UNKNOWNS", "LAST ERROR");
+    for (size_t i = 0; i < resp->n_stuck; i++) {
+        const Txmsg__V1__Transaction *x = resp->stuck[i]->transaction;
+        table_row(&t, 6, x->transaction_id, x->producer, *x->business_key ? ctl_text(c, x->business_key) : "-",
+                  ctl_time(c, x->prepare_time), mem_must(arena_printf(&c->arena, "%d", x->checks ? x->checks->unknowns : 0)),
+                  x->checks && *x->checks->last_error ? ctl_text(c, x->checks->last_error) : "-");
+    }
+    table_print(&t);
+    return CTL_OK;
+}
+
+static int cmd_stuck_resolve(struct ctl *c) {
+    Txmsg__V1__ResolveStuckRequest q;
+    const ProtobufCMessage *r;
+    const char *decision = opt(c, "--decision");
+    txmsg__v1__resolve_stuck_request__init(&q);
+    if (c->args.words_n != 1)
+        return ctl_usage("give exactly one transaction id");
+    if (!strcasecmp(decision, "committed"))
+        q.decision = TXMSG__V1__DECISION__DECISION_COMMITTED;
+    else if (!strcasecmp(decision, "rolled_back"))
+        q.decision = TXMSG__V1__DECISION__DECISION_ROLLED_BACK;
+    else
+        return ctl_usage("--decision must be committed or rolled_back");
+    if (!*opt(c, "--reason"))
+        return ctl_usage("--reason is required: it is kept with the decision");
+    q.transaction_id = (char *)(uintptr_t)c->args.words[0];
+    q.reason = opt(c, "--reason");
+    q.actor = actor(c);
+    int code = ctl_call(c, SERVICE "ResolveStuck", &q.base, &txmsg__v1__resolve_stuck_response__descriptor, &r);
+    if (code == CTL_OK && r) {
+        const Txmsg__V1__TransactionStatus *s = ((const Txmsg__V1__ResolveStuckResponse *)r)->status;
+        printf("%s %s by %s\n", s->transaction_id, ctl_enum(c, &txmsg__v1__transaction_state__descriptor, (int)s->state),
+               ctl_enum(c, &txmsg__v1__decision_origin__descriptor, (int)s->origin));
+    }
+    return code;
+}
+
+const struct ctl_command admin_commands[] = {
+    {"apply", "-f FILE", "applies topics, producers and subscriptions from YAML", apply_options, cmd_apply},
+    {"export", "", "prints the stored topology, secrets masked", no_options, cmd_export},
+    {"dead list", "", "dead letters, newest first", dead_options, cmd_dead_list},
+    {"dead show", "NAME", "one dead letter with its body", dead_options, cmd_dead_show},
+    {"dead redrive", "NAME... | FILTER", "delivers dead letters again", dead_options, cmd_dead_redrive},
+    {"stuck list", "", "transactions that checks could not settle", stuck_options, cmd_stuck_list},
+    {"stuck resolve", "ID", "a person decides", stuck_options, cmd_stuck_resolve},
+    {NULL, NULL, NULL, NULL, NULL},
+};

@@ -1,0 +1,80 @@
+/*
+ * txmsgctl: one blocking call per command, tables for people, --json for scripts.
+ *
+ * Exit codes: 0 done; 1 the service refused; 2 usage; 3 service or database unreachable; 4 outcome unknown (repeat the same id).
+ */
+#pragma once
+
+#include "base/arena.h"
+#include "base/json.h"
+#include "rpc/client.h"
+#include "rpc/jsonpb.h"
+
+enum { CTL_OK = 0, CTL_REFUSED = 1, CTL_USAGE = 2, CTL_UNREACHABLE = 3, CTL_UNKNOWN = 4, CTL_OPTIONS_MAX = 64, CTL_WORDS_MAX = 1024 };
+
+/* --- args.c --- */
+
+/* An option of a command. value_name NULL = a switch. */
+struct ctl_option {
+    const char *name;       /* "--producer" */
+    const char *value_name; /* "P" */
+    const char *help;
+};
+struct ctl_args {
+    struct {
+        const char *name, *value;
+    } options[CTL_OPTIONS_MAX];
+    int options_n;
+    const char *words[CTL_WORDS_MAX]; /* what is not an option */
+    int words_n;
+};
+/* Parses argv[0..n) by the tables (ended by name NULL; either may be NULL). 0, or -EINVAL after printing what is wrong. */
+int args_parse(int n, char **argv, const struct ctl_option *global, const struct ctl_option *own, struct ctl_args *ret) MUSTCHECK;
+const char *args_get(const struct ctl_args *a, const char *name); /* the last value; "" for a switch; NULL = not given */
+bool args_has(const struct ctl_args *a, const char *name);
+
+/* --- output.c --- */
+
+struct ctl {
+    struct ctl_args args;
+    struct arena arena;
+    struct rpc_client *client;
+    bool json;
+    int64_t timeout_ms;
+    const char *server;
+};
+
+/* A table whose columns are as wide as their content; the last column is not padded. */
+struct table {
+    int columns, rows;
+    const char **cells;
+    int cap;
+};
+void table_row(struct table *t, int columns, ...); /* const char *...; the first row is the head */
+void table_print(struct table *t);                 /* and frees */
+
+/*
+ * Calls and handles every failure: prints it and returns its exit code. CTL_OK: *ret is the response (in the arena), already printed
+ * if --json was given (then *ret is NULL and there is nothing left to do).
+ */
+int ctl_call(struct ctl *c, const char *method, const ProtobufCMessage *request, const ProtobufCMessageDescriptor *response,
+             const ProtobufCMessage **ret) MUSTCHECK;
+int ctl_usage(const char *fmt, ...) PRINTF_LIKE(1, 2); /* prints and returns CTL_USAGE */
+void ctl_print_json(const ProtobufCMessage *m);
+/* "2026-01-02 03:04:05.678" or "-". */
+const char *ctl_time(struct ctl *c, const void *timestamp);
+/* "prepared" of a descriptor's value TRANSACTION_STATE_PREPARED. */
+const char *ctl_enum(struct ctl *c, const ProtobufCEnumDescriptor *d, int value);
+char *ctl_text(struct ctl *c, const char *s); /* control characters as '.', for terminals */
+/* The content of a file, "-" = standard input; NULL after printing why. */
+const char *ctl_read_file(struct ctl *c, const char *path, size_t *ret_n);
+
+/* --- commands --- */
+
+struct ctl_command {
+    const char *words; /* "dead list" */
+    const char *operands, *help;
+    const struct ctl_option *options;
+    int (*run)(struct ctl *c);
+};
+extern const struct ctl_command message_commands[], admin_commands[], migrate_commands[];

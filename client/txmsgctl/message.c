@@ -1,0 +1,320 @@
+/* prepare, publish, confirm, cancel, get, list. */
+#include "txmsgctl/ctl.h"
+
+#include "base/clock.h"
+#include "base/uuid.h"
+#include "txmsg/v1/message_service.pb-c.h"
+
+#define SERVICE "/txmsg.v1.MessageService/"
+
+static const struct ctl_option send_options[] = {
+    {"--producer", "NAME", "who sends; required"},
+    {"--topic", "NAME", "where to; required"},
+    {"--body", "TEXT", "the body"},
+    {"--body-file", "FILE", "the body from a file, - = standard input"},
+    {"--key", "TEXT", "message key"},
+    {"--header", "NAME=VALUE", "a header; may be given several times"},
+    {"--content-type", "TYPE", "of the body"},
+    {"--business-key", "TEXT", "a name of your own for the transaction"},
+    {"--id", "UUID", "transaction id (UUIDv7); made here if absent"},
+    {"--check-after", "DURATION", "prepare only: when the first check may come"},
+    {NULL, NULL, NULL},
+};
+static const struct ctl_option decide_options[] = {
+    {"--producer", "NAME", "must match the transaction's"},
+    {"--reason", "TEXT", "cancel only: kept with the decision"},
+    {NULL, NULL, NULL},
+};
+static const struct ctl_option get_options[] = {
+    {"--bodies", NULL, "show the bodies too"},
+    {NULL, NULL, NULL},
+};
+static const struct ctl_option list_options[] = {
+    {"--producer", "NAME", "only of this producer"},
+    {"--topic", "NAME", "only with a message to this topic"},
+    {"--state", "STATE", "prepared, confirmed, cancelled or stuck"},
+    {"--business-key", "TEXT", "only with this business key (needs --producer)"},
+    {"--since", "TIME", "RFC 3339, or an age such as 1h; default 1h"},
+    {"--until", "TIME", "RFC 3339, or an age; default now"},
+    {"--limit", "N", "at most so many; default 50"},
+    {NULL, NULL, NULL},
+};
+
+static char *opt(const struct ctl *c, const char *name) {
+    const char *v = args_get(&c->args, name);
+    return (char *)(uintptr_t)(v ? v : "");
+}
+
+static int print_status(struct ctl *c, const Txmsg__V1__TransactionStatus *s) {
+    struct table t = {0};
+    table_row(&t, 5, "TRANSACTION", "STATE", "ORIGIN", "PREPARED", "DECIDED");
+    table_row(&t, 5, s->transaction_id, ctl_enum(c, &txmsg__v1__transaction_state__descriptor, (int)s->state),
+              ctl_enum(c, &txmsg__v1__decision_origin__descriptor, (int)s->origin), ctl_time(c, s->prepare_time),
+              ctl_time(c, s->decision_time));
+    table_print(&t);
+    return CTL_OK;
+}
+
+static int fill_headers(struct ctl *c, Txmsg__V1__Message *m) {
+    m->headers = mem_must(arena_alloc(&c->arena, CTL_OPTIONS_MAX * sizeof(*m->headers)));
+    for (int i = 0; i < c->args.options_n; i++) {
+        if (strcmp(c->args.options[i].name, "--header"))
+            continue;
+        const char *text = c->args.options[i].value, *eq = strchr(text, '=');
+        if (!eq || eq == text)
+            return ctl_usage("--header: '%s' is not NAME=VALUE", text);
+        Txmsg__V1__Message__HeadersEntry *h = mem_must(arena_alloc(&c->arena, sizeof(*h)));
+        txmsg__v1__message__headers_entry__init(h);
+        h->key = mem_must(arena_strndup(&c->arena, text, (size_t)(eq - text)));
+        h->value = (char *)(uintptr_t)(eq + 1);
+        m->headers[m->n_headers++] = h;
+    }
+    return CTL_OK;
+}
+
+static int fill_message(struct ctl *c, Txmsg__V1__Message *m) {
+    txmsg__v1__message__init(m);
+    const char *file = args_get(&c->args, "--body-file"), *body = opt(c, "--body"), *key = opt(c, "--key");
+    size_t n = strlen(body);
+    if (file && *body)
+        return ctl_usage("give --body or --body-file, not both");
+    if (file && !(body = ctl_read_file(c, file, &n)))
+        return CTL_USAGE;
+    m->topic = opt(c, "--topic");
+    m->content_type = opt(c, "--content-type");
+    m->body = (ProtobufCBinaryData){.len = n, .data = (uint8_t *)(uintptr_t)body};
+    m->key = (ProtobufCBinaryData){.len = strlen(key), .data = (uint8_t *)(uintptr_t)key};
+    if (!*m->topic || !*opt(c, "--producer"))
+        return ctl_usage("--producer and --topic are required");
+    return fill_headers(c, m);
+}
+
+/* An id made here can be repeated after an unknown outcome, so it is always shown. */
+static char *transaction_id(struct ctl *c) {
+    char *id = opt(c, "--id");
+    if (*id)
+        return id;
+    struct uuid u;
+    uuid_v7_make(clock_real_us() / 1000, &u);
+    id = mem_must(arena_alloc(&c->arena, UUID_TEXT));
+    uuid_format(&u, id);
+    return id;
+}
+
+static int cmd_prepare(struct ctl *c) {
+    Txmsg__V1__Message m, *list[] = {&m};
+    Txmsg__V1__PrepareRequest q;
+    Google__Protobuf__Duration after;
+    int64_t ms = 0;
+    int code = fill_message(c, &m);
+    if (code != CTL_OK)
+        return code;
+    txmsg__v1__prepare_request__init(&q);
+    google__protobuf__duration__init(&after);
+    if (*opt(c, "--check-after")) {
+        if (text_duration_ms(opt(c, "--check-after"), &ms) < 0)
+            return ctl_usage("--check-after: '%s' is not a duration such as 10s", opt(c, "--check-after"));
+        after.seconds = ms / 1000;
+        after.nanos = (int32_t)(ms % 1000) * 1000000;
+        q.check_after = &after;
+    }
+    q.transaction_id = transaction_id(c);
+    q.producer = opt(c, "--producer");
+    q.business_key = opt(c, "--business-key");
+    q.messages = list;
+    q.n_messages = 1;
+    const ProtobufCMessage *r;
+    code = ctl_call(c, SERVICE "Prepare", &q.base, &txmsg__v1__prepare_response__descriptor, &r);
+    if (code == CTL_UNKNOWN)
+        fprintf(stderr, "repeat with --id %s\n", q.transaction_id);
+    return code == CTL_OK && r ? print_status(c, ((const Txmsg__V1__PrepareResponse *)r)->status) : code;
+}
+
+static int cmd_publish(struct ctl *c) {
+    Txmsg__V1__Message m, *list[] = {&m};
+    Txmsg__V1__PublishRequest q;
+    int code = fill_message(c, &m);
+    if (code != CTL_OK)
+        return code;
+    if (args_has(&c->args, "--check-after"))
+        return ctl_usage("--check-after has no meaning for publish");
+    txmsg__v1__publish_request__init(&q);
+    q.transaction_id = transaction_id(c);
+    q.producer = opt(c, "--producer");
+    q.business_key = opt(c, "--business-key");
+    q.messages = list;
+    q.n_messages = 1;
+    const ProtobufCMessage *r;
+    code = ctl_call(c, SERVICE "Publish", &q.base, &txmsg__v1__publish_response__descriptor, &r);
+    if (code == CTL_UNKNOWN)
+        fprintf(stderr, "repeat with --id %s\n", q.transaction_id);
+    return code == CTL_OK && r ? print_status(c, ((const Txmsg__V1__PublishResponse *)r)->status) : code;
+}
+
+static int one_id(struct ctl *c, char **ret) {
+    if (c->args.words_n != 1)
+        return ctl_usage("give exactly one transaction id");
+    *ret = (char *)(uintptr_t)c->args.words[0];
+    return CTL_OK;
+}
+
+static int cmd_confirm(struct ctl *c) {
+    Txmsg__V1__ConfirmRequest q;
+    const ProtobufCMessage *r;
+    txmsg__v1__confirm_request__init(&q);
+    int code = one_id(c, &q.transaction_id);
+    if (code != CTL_OK)
+        return code;
+    q.producer = opt(c, "--producer");
+    code = ctl_call(c, SERVICE "Confirm", &q.base, &txmsg__v1__confirm_response__descriptor, &r);
+    return code == CTL_OK && r ? print_status(c, ((const Txmsg__V1__ConfirmResponse *)r)->status) : code;
+}
+
+static int cmd_cancel(struct ctl *c) {
+    Txmsg__V1__CancelRequest q;
+    const ProtobufCMessage *r;
+    txmsg__v1__cancel_request__init(&q);
+    int code = one_id(c, &q.transaction_id);
+    if (code != CTL_OK)
+        return code;
+    q.producer = opt(c, "--producer");
+    q.reason = opt(c, "--reason");
+    code = ctl_call(c, SERVICE "Cancel", &q.base, &txmsg__v1__cancel_response__descriptor, &r);
+    return code == CTL_OK && r ? print_status(c, ((const Txmsg__V1__CancelResponse *)r)->status) : code;
+}
+
+static void print_deliveries(struct ctl *c, const Txmsg__V1__TransactionMessage *m) {
+    struct table t = {0};
+    table_row(&t, 5, "  SUBSCRIPTION", "DELIVERY", "ATTEMPTS", "NEXT", "LAST ERROR");
+    for (size_t i = 0; i < m->n_deliveries; i++) {
+        const Txmsg__V1__Delivery *d = m->deliveries[i];
+        table_row(&t, 5, mem_must(arena_printf(&c->arena, "  %s", d->subscription)),
+                  ctl_enum(c, &txmsg__v1__delivery_state__descriptor, (int)d->state),
+                  mem_must(arena_printf(&c->arena, "%d", d->attempts)), ctl_time(c, d->next_attempt_time),
+                  *d->last_error ? ctl_text(c, d->last_error) : "-");
+    }
+    if (m->n_deliveries)
+        table_print(&t);
+    else
+        mem_free(t.cells);
+}
+
+static void line(const char *name, const char *value) {
+    if (value && *value && strcmp(value, "-"))
+        printf("%-14s %s\n", name, value);
+}
+
+static int cmd_get(struct ctl *c) {
+    Txmsg__V1__GetTransactionRequest q;
+    const ProtobufCMessage *r;
+    txmsg__v1__get_transaction_request__init(&q);
+    int code = one_id(c, &q.transaction_id);
+    if (code != CTL_OK)
+        return code;
+    q.include_bodies = args_has(&c->args, "--bodies");
+    code = ctl_call(c, SERVICE "GetTransaction", &q.base, &txmsg__v1__get_transaction_response__descriptor, &r);
+    if (code != CTL_OK || !r)
+        return code;
+    const Txmsg__V1__Transaction *t = ((const Txmsg__V1__GetTransactionResponse *)r)->transaction;
+    line("transaction", t->transaction_id);
+    line("state", ctl_enum(c, &txmsg__v1__transaction_state__descriptor, (int)t->state));
+    line("producer", t->producer);
+    line("business key", ctl_text(c, t->business_key));
+    line("prepared", ctl_time(c, t->prepare_time));
+    line("decision", ctl_enum(c, &txmsg__v1__decision__descriptor, (int)t->decision));
+    line("origin", ctl_enum(c, &txmsg__v1__decision_origin__descriptor, (int)t->origin));
+    line("decided", ctl_time(c, t->decision_time));
+    line("actor", ctl_text(c, t->actor));
+    line("reason", ctl_text(c, t->reason));
+    if (t->checks && t->checks->count) {
+        printf("%-14s %d, answered UNKNOWN %d\n", "checks", t->checks->count, t->checks->unknowns);
+        line("next check", ctl_time(c, t->checks->next_check_time));
+        line("check error", ctl_text(c, t->checks->last_error));
+    }
+    for (size_t i = 0; i < t->n_messages; i++) {
+        const Txmsg__V1__TransactionMessage *m = t->messages[i];
+        printf("message %u      topic %s, %lld bytes\n", m->n, m->message->topic, (long long)m->body_size);
+        if (q.include_bodies) {
+            fwrite(m->message->body.data, 1, m->message->body.len, stdout);
+            putchar('\n');
+        }
+        print_deliveries(c, m);
+    }
+    return CTL_OK;
+}
+
+/* RFC 3339, or how long ago. */
+static int parse_time(struct ctl *c, const char *name, Google__Protobuf__Timestamp **ret) {
+    const char *v = args_get(&c->args, name);
+    int64_t us, age_ms;
+    if (!v)
+        return CTL_OK;
+    if (clock_parse(v, &us) < 0) {
+        if (text_duration_ms(v, &age_ms) < 0)
+            return ctl_usage("%s: '%s' is neither RFC 3339 nor an age such as 1h", name, v);
+        us = clock_real_us() - age_ms * 1000;
+    }
+    Google__Protobuf__Timestamp *t = mem_must(arena_alloc(&c->arena, sizeof(*t)));
+    google__protobuf__timestamp__init(t);
+    t->seconds = us / 1000000;
+    t->nanos = (int32_t)(us % 1000000) * 1000;
+    *ret = t;
+    return CTL_OK;
+}
+
+static int parse_state(const char *v, Txmsg__V1__TransactionState *ret) {
+    static const char *const names[] = {NULL, "prepared", "confirmed", "cancelled", "stuck"};
+    for (size_t i = 1; i < ARRAY_LEN(names); i++)
+        if (!strcasecmp(v, names[i])) {
+            *ret = (Txmsg__V1__TransactionState)i;
+            return CTL_OK;
+        }
+    return ctl_usage("--state: '%s' is none of prepared, confirmed, cancelled, stuck", v);
+}
+
+static int cmd_list(struct ctl *c) {
+    Txmsg__V1__ListTransactionsRequest q;
+    txmsg__v1__list_transactions_request__init(&q);
+    const char *limit = args_get(&c->args, "--limit");
+    q.producer = opt(c, "--producer");
+    q.topic = opt(c, "--topic");
+    q.business_key = opt(c, "--business-key");
+    q.page_size = limit ? (int32_t)strtol(limit, NULL, 10) : 50;
+    int code = *opt(c, "--state") ? parse_state(opt(c, "--state"), &q.state) : CTL_OK;
+    if (code == CTL_OK)
+        code = parse_time(c, "--since", &q.start_time);
+    if (code == CTL_OK)
+        code = parse_time(c, "--until", &q.end_time);
+    if (code != CTL_OK)
+        return code;
+    if (q.page_size <= 0)
+        return ctl_usage("--limit must be a positive number");
+    const ProtobufCMessage *r;
+    code = ctl_call(c, SERVICE "ListTransactions", &q.base, &txmsg__v1__list_transactions_response__descriptor, &r);
+    if (code != CTL_OK || !r)
+        return code;
+    const Txmsg__V1__ListTransactionsResponse *resp = (const Txmsg__V1__ListTransactionsResponse *)r;
+    struct table t = {0};
+    table_row(&t, 7, "TRANSACTION", "STATE", "ORIGIN", "PRODUCER", "TOPIC", "PREPARED", "BUSINESS KEY");
+    for (size_t i = 0; i < resp->n_transactions; i++) {
+        const Txmsg__V1__Transaction *x = resp->transactions[i];
+        const char *topic = x->n_messages ? x->messages[0]->message->topic : "-";
+        table_row(&t, 7, x->transaction_id, ctl_enum(c, &txmsg__v1__transaction_state__descriptor, (int)x->state),
+                  ctl_enum(c, &txmsg__v1__decision_origin__descriptor, (int)x->origin), x->producer, topic,
+                  ctl_time(c, x->prepare_time), *x->business_key ? ctl_text(c, x->business_key) : "-");
+    }
+    table_print(&t);
+    if (*resp->next_page_token)
+        fprintf(stderr, "there are more; narrow the time or raise --limit (at most 1000)\n");
+    return CTL_OK;
+}
+
+const struct ctl_command message_commands[] = {
+    {"prepare", "", "stores a message that is delivered once it is confirmed", send_options, cmd_prepare},
+    {"publish", "", "prepare and confirm in one durable step", send_options, cmd_publish},
+    {"confirm", "ID", "the local transaction committed: deliver", decide_options, cmd_confirm},
+    {"cancel", "ID", "the local transaction rolled back: never deliver", decide_options, cmd_cancel},
+    {"get", "ID", "what became of a transaction", get_options, cmd_get},
+    {"list", "", "transactions, newest first", list_options, cmd_list},
+    {NULL, NULL, NULL, NULL, NULL},
+};

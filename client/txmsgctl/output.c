@@ -1,0 +1,171 @@
+/* Tables, JSON, errors: everything that txmsgctl prints. */
+#include "txmsgctl/ctl.h"
+
+#include "base/clock.h"
+
+#include "google/protobuf/timestamp.pb-c.h"
+
+enum { FILE_BYTES_MAX = 16 << 20, COLUMNS_MAX = 12 };
+
+void table_row(struct table *t, int columns, ...) {
+    ASSERT(columns <= COLUMNS_MAX && (!t->rows || columns == t->columns));
+    t->columns = columns;
+    if ((t->rows + 1) * columns > t->cap) {
+        t->cap = MAX(t->cap * 2, 64 * columns);
+        t->cells = mem_must(mem_realloc(t->cells, (size_t)t->cap * sizeof(*t->cells)));
+    }
+    va_list ap;
+    va_start(ap, columns);
+    for (int i = 0; i < columns; i++)
+        t->cells[t->rows * columns + i] = va_arg(ap, const char *);
+    va_end(ap);
+    t->rows++;
+}
+
+/* Columns of a terminal: UTF-8 continuation bytes take none. */
+static int width(const char *s) {
+    int n = 0;
+    for (; *s; s++)
+        n += ((unsigned char)*s & 0xc0) != 0x80;
+    return n;
+}
+
+void table_print(struct table *t) {
+    int w[COLUMNS_MAX] = {0};
+    for (int r = 0; r < t->rows; r++)
+        for (int c = 0; c < t->columns; c++)
+            w[c] = MAX(w[c], width(t->cells[r * t->columns + c]));
+    for (int r = 0; r < t->rows; r++) {
+        for (int c = 0; c < t->columns; c++) {
+            const char *s = t->cells[r * t->columns + c];
+            int pad = c + 1 < t->columns ? w[c] - width(s) + 2 : 0;
+            printf("%s%*s", s, pad, "");
+        }
+        putchar('\n');
+    }
+    mem_free(t->cells);
+    *t = (struct table){0};
+}
+
+int ctl_usage(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    fputs("txmsgctl: ", stderr);
+    vfprintf(stderr, fmt, ap);
+    fputs("\nTry 'txmsgctl --help'.\n", stderr);
+    va_end(ap);
+    return CTL_USAGE;
+}
+
+void ctl_print_json(const ProtobufCMessage *m) {
+    CLEANUP_JSON json_t *j = mem_must(jsonpb_print(m));
+    char *text = mem_must(json_dumps(j, JSON_INDENT(2) | JSON_PRESERVE_ORDER));
+    puts(text);
+    free(text);
+}
+
+static int exit_code(const struct rpc_result *r) {
+    if (r->code != RPC_UNAVAILABLE && r->code != RPC_DEADLINE_EXCEEDED)
+        return CTL_REFUSED;
+    if (!r->reason || !strcmp(r->reason, "STORE_UNAVAILABLE") || !strcmp(r->reason, "SHUTTING_DOWN"))
+        return r->code == RPC_DEADLINE_EXCEEDED ? CTL_UNKNOWN : CTL_UNREACHABLE;
+    return !strcmp(r->reason, "OUTCOME_UNKNOWN") ? CTL_UNKNOWN : CTL_REFUSED;
+}
+
+static void print_json_error(const struct rpc_result *r) {
+    CLEANUP_JSON json_t *j = json_pack("{s:{s:s, s:s, s:s}}", "error", "code", rpc_code_name(r->code), "reason",
+                                       r->reason ? r->reason : "", "message", r->message ? r->message : "");
+    json_t *e = json_object_get(mem_must(j), "error");
+    if (r->field)
+        json_object_set_new(e, "field", json_string(r->field));
+    if (r->retry_after_ms)
+        json_object_set_new(e, "retry_after_ms", json_integer(r->retry_after_ms));
+    char *text = mem_must(json_dumps(j, JSON_INDENT(2)));
+    puts(text);
+    free(text);
+}
+
+static int connect_once(struct ctl *c) {
+    struct errmsg e = ERRMSG_NULL;
+    if (c->client || rpc_client_new(c->server, &c->client, &e) == 0)
+        return CTL_OK;
+    fprintf(stderr, "txmsgctl: %s: %s\n", c->server, e.text);
+    return CTL_UNREACHABLE;
+}
+
+int ctl_call(struct ctl *c, const char *method, const ProtobufCMessage *request, const ProtobufCMessageDescriptor *response,
+             const ProtobufCMessage **ret) {
+    struct rpc_result r = {0};
+    int code = connect_once(c);
+    if (code != CTL_OK)
+        return code;
+    int e = rpc_client_call(c->client, method, request, response, c->timeout_ms, &c->arena, &r);
+    if (e < 0) {
+        fprintf(stderr, "txmsgctl: %s: the call could not be sent: %s\n", c->server, err_text(e));
+        return CTL_UNREACHABLE;
+    }
+    *ret = NULL;
+    if (r.code != RPC_OK) {
+        if (c->json)
+            print_json_error(&r);
+        fprintf(stderr, "%s %s: %s\n", rpc_code_name(r.code), r.reason ? r.reason : "-", r.message ? ctl_text(c, r.message) : "");
+        return exit_code(&r);
+    }
+    if (c->json)
+        ctl_print_json(r.response);
+    else
+        *ret = r.response;
+    return CTL_OK;
+}
+
+const char *ctl_time(struct ctl *c, const void *timestamp) {
+    const Google__Protobuf__Timestamp *t = timestamp;
+    char text[32];
+    if (!t)
+        return "-";
+    clock_format(t->seconds * 1000000 + t->nanos / 1000, text);
+    text[10] = ' ';
+    return mem_must(arena_strndup(&c->arena, text, 23));
+}
+
+const char *ctl_enum(struct ctl *c, const ProtobufCEnumDescriptor *d, int value) {
+    const ProtobufCEnumValue *v = protobuf_c_enum_descriptor_get_value(d, value);
+    const ProtobufCEnumValue *zero = protobuf_c_enum_descriptor_get_value(d, 0);
+    if (!v || value == 0)
+        return "-";
+    size_t prefix = strlen(zero->name) - strlen("UNSPECIFIED");
+    char *s = mem_must(arena_strndup(&c->arena, v->name + prefix, strlen(v->name) - prefix));
+    for (char *p = s; *p; p++)
+        *p = (char)tolower((unsigned char)*p);
+    return s;
+}
+
+char *ctl_text(struct ctl *c, const char *s) {
+    char *t = mem_must(arena_strndup(&c->arena, s, strlen(s)));
+    for (char *p = t; *p; p++)
+        if ((unsigned char)*p < 0x20 || *p == 0x7f)
+            *p = '.';
+    return t;
+}
+
+const char *ctl_read_file(struct ctl *c, const char *path, size_t *ret_n) {
+    FILE *f = strcmp(path, "-") ? fopen(path, "rb") : stdin;
+    if (!f) {
+        fprintf(stderr, "txmsgctl: %s: %s\n", path, strerror(errno));
+        return NULL;
+    }
+    struct buf b CLEANUP_BUF;
+    char chunk[16384];
+    buf_init(&b, FILE_BYTES_MAX);
+    for (size_t n; (n = fread(chunk, 1, sizeof(chunk), f)) > 0;)
+        buf_put(&b, chunk, n);
+    bool failed = ferror(f) || buf_error(&b);
+    if (f != stdin)
+        fclose(f);
+    if (failed) {
+        fprintf(stderr, "txmsgctl: %s: cannot be read, or larger than 16 MiB\n", path);
+        return NULL;
+    }
+    *ret_n = b.n;
+    return mem_must(arena_strndup(&c->arena, b.p, b.n));
+}

@@ -1,0 +1,21 @@
+/*
+ * The admin service: ApplyTopology, ExportTopology, ListDeadLetters, GetDeadLetter, RedriveDeadLetters, ListStuck, ResolveStuck.
+ * Handlers run on an rpc thread, the work on one worker's loop and its connection for people; answers go back to the rpc thread.
+ * A decision of a person passes through the lane like any other.
+ */
+#pragma once
+
+#include "rpc/rpc.h"
+#include "store/lane.h"
+#include "store/read.h"
+
+struct admin_service;
+/* `applied` is called after a change was stored, on the worker's thread: the daemon looks at the configuration at once. */
+int admin_service_new(struct store *s, void (*applied)(void *arg), void *arg, struct admin_service **ret) MUSTCHECK;
+void admin_service_free(struct admin_service *a);
+const struct rpc_method *admin_service_methods(struct admin_service *a, size_t *n);
+void admin_service_rpc(struct admin_service *a, struct rpc_server *rpc);
+/* The worker that does the work; calls wait in a bounded mailbox (64). Before the rpc server starts; @thread of the loop or before it runs */
+int admin_service_attach(struct admin_service *a, struct loop *l, struct reader *r) MUSTCHECK;
+void admin_service_lane(struct admin_service *a, struct lane *lane);
+void admin_service_detach(struct admin_service *a); /* what waits is answered SHUTTING_DOWN */

@@ -1,0 +1,60 @@
+/* Inside of the admin room: service.c (mailbox, life), topology.c, dead.c, stuck.c. */
+#pragma once
+
+#include "admin/admin.h"
+#include "core/validate.h"
+#include "store/topo.h"
+#include "store/view.h"
+
+#include "txmsg/v1/admin_service.pb-c.h"
+
+#include <pthread.h>
+
+struct admin_service {
+    struct store *store;
+    void (*applied)(void *arg);
+    void *arg;
+    struct rpc_server *rpc;
+    struct mailbox *jobs;
+    struct reader *reader;
+    struct lane *lane;
+    struct rpc_method methods[8];
+    size_t methods_n;
+};
+
+/*
+ * A call on its way: made on the rpc thread, run on the worker's loop, answered on the rpc thread. It lives in the call's arena and so
+ * does the response, which the worker builds: nobody else touches the call between the hand-overs.
+ */
+struct job {
+    struct list link;
+    struct rpc_call *call;
+    struct admin_service *service;
+    void (*run)(struct job *j); /* @thread worker; must lead to job_done() once */
+    const ProtobufCMessage *response;
+    struct rpc_error err; /* when response is NULL */
+};
+
+/* `size` bytes whose first member is a struct job; NULL = the call was failed. */
+void *job_new(struct rpc_call *call, struct admin_service *s, size_t size, void (*run)(struct job *j)) MUSTCHECK;
+void job_start(struct job *j); /* @thread rpc */
+void job_done(struct job *j);  /* @thread worker */
+/* Sets the error; returns so that `job_refuse(...); return;` reads well. */
+void job_refuse(struct job *j, int code, const char *reason, const char *field, const char *why);
+void job_unavailable(struct job *j);
+struct pg_conn *job_conn(struct job *j);
+
+/* Refuses on the rpc thread, before a job exists. */
+void call_refuse(struct rpc_call *call, int code, const char *reason, const char *field, const char *why);
+char *admin_id(struct arena *a, const struct uuid *id);
+Google__Protobuf__Timestamp *admin_time(struct arena *a, int64_t us);
+int64_t admin_time_us(const Google__Protobuf__Timestamp *t);
+int32_t admin_page_size(int32_t asked);
+
+void admin_apply(struct rpc_call *call, void *service);
+void admin_export(struct rpc_call *call, void *service);
+void admin_list_dead(struct rpc_call *call, void *service);
+void admin_get_dead(struct rpc_call *call, void *service);
+void admin_redrive(struct rpc_call *call, void *service);
+void admin_list_stuck(struct rpc_call *call, void *service);
+void admin_resolve(struct rpc_call *call, void *service);

@@ -1,0 +1,210 @@
+/*
+ * ApplyTopology and ExportTopology. The stored spec of an object is the JSON form of its message without what is not configuration
+ * (name, where a new subscription starts, state). Secrets leave the service as "***" only; applying that word is refused by the
+ * validation, so that an edited export cannot silently drop a secret.
+ */
+#include "admin/admin_private.h"
+
+#include "rpc/jsonpb.h"
+
+enum { OBJECTS_MAX = 10000, SPEC_BYTES_MAX = 256 << 10 };
+
+struct apply {
+    struct job job;
+    const struct topo_object *objects;
+    size_t objects_n;
+    bool validate_only, prune;
+    const char *actor;
+};
+
+static const char *const not_spec[] = {"name", "start_from", "state", "create_time"};
+
+/* 0, -ENOMEM. */
+static int object_of(struct arena *a, enum topo_kind kind, const char *name, const ProtobufCMessage *m, struct topo_object *out) {
+    CLEANUP_JSON json_t *j = jsonpb_print(m);
+    struct buf text CLEANUP_BUF;
+    buf_init(&text, SPEC_BYTES_MAX);
+    if (!j)
+        return -ENOMEM;
+    for (size_t i = 0; i < ARRAY_LEN(not_spec); i++)
+        json_object_del(j, not_spec[i]);
+    int r = json_write(&text, j);
+    if (r < 0)
+        return r;
+    const char *spec = arena_strndup(a, text.p, text.n);
+    if (!spec)
+        return -ENOMEM;
+    *out = (struct topo_object){.kind = kind, .name = name, .spec = spec};
+    return 0;
+}
+
+static void on_applied(void *arg, int code, const char *why, const struct topo_change *changes, size_t n, int64_t epoch) {
+    struct apply *j = arg;
+    struct arena *a = rpc_call_arena(j->job.call);
+    if (code == -EINVAL) {
+        job_refuse(&j->job, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "topology", why ? why : "is not valid");
+    } else if (code < 0) {
+        job_unavailable(&j->job);
+    } else {
+        Txmsg__V1__ApplyTopologyResponse *resp = arena_alloc(a, sizeof(*resp));
+        Txmsg__V1__Change **list = arena_alloc(a, MAX(n, 1u) * sizeof(Txmsg__V1__Change *));
+        Txmsg__V1__Change *rows = arena_alloc(a, MAX(n, 1u) * sizeof(*rows));
+        bool ok = resp && list && rows;
+        if (ok)
+            txmsg__v1__apply_topology_response__init(resp);
+        for (size_t i = 0; ok && i < n; i++) {
+            if (changes[i].act == TOPO_UNCHANGED)
+                continue;
+            Txmsg__V1__Change *c = &rows[resp->n_changes];
+            txmsg__v1__change__init(c);
+            c->action = (Txmsg__V1__ChangeAction)(changes[i].act + 1);
+            c->kind = (Txmsg__V1__ChangeKind)(changes[i].kind + 1);
+            c->name = arena_strndup(a, changes[i].name, strlen(changes[i].name));
+            ok = c->name != NULL;
+            list[resp->n_changes++] = c;
+        }
+        if (ok) {
+            resp->changes = list;
+            resp->epoch = epoch;
+            j->job.response = &resp->base;
+        }
+        if (!j->validate_only && j->job.service->applied)
+            j->job.service->applied(j->job.service->arg);
+    }
+    job_done(&j->job);
+}
+
+static void run_apply(struct job *job) {
+    struct apply *j = CONTAINER_OF(job, struct apply, job);
+    int r = topo_apply(job_conn(job), j->objects, j->objects_n, j->validate_only, j->prune, j->actor, on_applied, j);
+    if (r < 0) {
+        job_unavailable(job);
+        job_done(job);
+    }
+}
+
+void admin_apply(struct rpc_call *call, void *service) {
+    const Txmsg__V1__ApplyTopologyRequest *q = (const Txmsg__V1__ApplyTopologyRequest *)rpc_call_request(call);
+    const Txmsg__V1__Topology *t = q->topology;
+    struct arena *a = rpc_call_arena(call);
+    size_t n = t ? t->n_topics + t->n_producers + t->n_subscriptions : 0;
+    if (n > OBJECTS_MAX) {
+        call_refuse(call, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "topology", "has more than 10000 objects");
+        return;
+    }
+    struct topo_object *o = arena_zalloc(a, MAX(n, 1u) * sizeof(*o));
+    struct apply *j = job_new(call, service, sizeof(*j), run_apply);
+    if (!j)
+        return;
+    size_t k = 0;
+    int r = o ? 0 : -ENOMEM;
+    for (size_t i = 0; r == 0 && t && i < t->n_topics; i++)
+        r = object_of(a, TOPO_TOPIC, t->topics[i]->name, &t->topics[i]->base, &o[k++]);
+    for (size_t i = 0; r == 0 && t && i < t->n_producers; i++)
+        r = object_of(a, TOPO_PRODUCER, t->producers[i]->name, &t->producers[i]->base, &o[k++]);
+    for (size_t i = 0; r == 0 && t && i < t->n_subscriptions; i++) {
+        r = object_of(a, TOPO_SUBSCRIPTION, t->subscriptions[i]->name, &t->subscriptions[i]->base, &o[k]);
+        o[k++].from_beginning = t->subscriptions[i]->start_from == TXMSG__V1__START_FROM__START_FROM_BEGINNING;
+    }
+    if (r < 0) {
+        call_refuse(call, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "topology", "is too large");
+        return;
+    }
+    j->objects = o;
+    j->objects_n = n;
+    j->validate_only = q->validate_only;
+    j->prune = q->prune;
+    j->actor = *q->actor ? q->actor : "rpc";
+    job_start(&j->job);
+}
+
+/* --- export --- */
+
+/* "scheme://user:password@host" -> "scheme://user:***@host" */
+static json_t *masked_url(const char *url) {
+    const char *at = strrchr(url, '@'), *host = strstr(url, "://");
+    const char *colon = host && at && at > host ? memchr(host + 3, ':', (size_t)(at - host - 3)) : NULL;
+    if (!colon)
+        return NULL;
+    char text[1024];
+    snprintf(text, sizeof(text), "%.*s:***%s", (int)(colon - url), url, at);
+    return json_string(text);
+}
+
+static void mask(json_t *j) {
+    const char *key;
+    json_t *value;
+    void *next;
+    json_object_foreach_safe(j, next, key, value) {
+        if (json_is_object(value)) {
+            mask(value);
+        } else if (!strcmp(key, "secret") && json_is_string(value) && *json_string_value(value)) {
+            json_object_set_new(j, key, json_string("***"));
+        } else if (!strcmp(key, "url") && json_is_string(value)) {
+            json_t *masked = masked_url(json_string_value(value));
+            if (masked)
+                json_object_set_new(j, key, masked);
+        }
+    }
+}
+
+static const ProtobufCMessageDescriptor *descriptor_of(enum topo_kind k) {
+    return k == TOPO_TOPIC      ? &txmsg__v1__topic__descriptor
+           : k == TOPO_PRODUCER ? &txmsg__v1__producer__descriptor
+                                : &txmsg__v1__subscription__descriptor;
+}
+
+static ProtobufCMessage *parse_object(struct arena *a, const struct topo_object *o) {
+    CLEANUP_JSON json_t *j = json_parse(bytes_str(o->spec), NULL);
+    ProtobufCMessage *m = NULL;
+    if (!j)
+        return NULL;
+    mask(j);
+    json_object_set_new(j, "name", json_string(o->name));
+    return jsonpb_parse(descriptor_of(o->kind), j, a, &m, NULL) == 0 ? m : NULL;
+}
+
+static void on_exported(void *arg, int code, const struct topo_object *objects, size_t n, int64_t epoch) {
+    struct job *j = arg;
+    struct arena *a = rpc_call_arena(j->call);
+    Txmsg__V1__ExportTopologyResponse *resp = arena_alloc(a, sizeof(*resp));
+    Txmsg__V1__Topology *t = arena_alloc(a, sizeof(*t));
+    void **rows = arena_alloc(a, 3 * MAX(n, 1u) * sizeof(void *));
+    if (code < 0) {
+        job_unavailable(j);
+    } else if (resp && t && rows) {
+        txmsg__v1__export_topology_response__init(resp);
+        txmsg__v1__topology__init(t);
+        t->topics = (Txmsg__V1__Topic **)rows;
+        t->producers = (Txmsg__V1__Producer **)(rows + n);
+        t->subscriptions = (Txmsg__V1__Subscription **)(rows + 2 * n);
+        bool ok = true;
+        for (size_t i = 0; ok && i < n; i++) {
+            ProtobufCMessage *m = parse_object(a, &objects[i]);
+            ok = m != NULL;
+            if (objects[i].kind == TOPO_TOPIC)
+                t->topics[t->n_topics++] = (Txmsg__V1__Topic *)m;
+            else if (objects[i].kind == TOPO_PRODUCER)
+                t->producers[t->n_producers++] = (Txmsg__V1__Producer *)m;
+            else
+                t->subscriptions[t->n_subscriptions++] = (Txmsg__V1__Subscription *)m;
+        }
+        resp->topology = t;
+        resp->epoch = epoch;
+        j->response = ok ? &resp->base : NULL;
+    }
+    job_done(j);
+}
+
+static void run_export(struct job *j) {
+    if (topo_export(job_conn(j), on_exported, j) < 0) {
+        job_unavailable(j);
+        job_done(j);
+    }
+}
+
+void admin_export(struct rpc_call *call, void *service) {
+    struct job *j = job_new(call, service, sizeof(*j), run_export);
+    if (j)
+        job_start(j);
+}

@@ -1,0 +1,68 @@
+/*
+ * The narrow gate between what strangers send and what becomes a decision: whatever is not exactly the contract is no answer. A proxy's page, an
+ * answer for another id, a word in lower case may all look like a verdict to a lenient reader, and a guess here loses a message or sends one
+ * that was rolled back. Members that we do not know are tolerated, duplicates are not.
+ */
+#include "checkback/answer.h"
+
+#include "base/json.h"
+
+const char *answer_name(enum answer_verdict v) {
+    static const char *const names[ANSWER_VERDICTS] = {"unreachable", "unknown", "committed", "rolled_back"};
+    return names[v];
+}
+
+static void no_answer(struct answer *a, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static void no_answer(struct answer *a, const char *fmt, ...) {
+    va_list args;
+
+    a->verdict = ANSWER_UNREACHABLE;
+    va_start(args, fmt);
+    vsnprintf(a->why, sizeof(a->why), fmt, args);
+    va_end(args);
+}
+
+static bool word_is(const json_t *j, const char *word) {
+    return bytes_eq_str(bytes_of(json_string_value(j), json_string_length(j)), word);
+}
+
+static void read_object(const json_t *j, const struct uuid *tx, struct answer *ret) {
+    const json_t *id = json_object_get(j, "transactionId"), *decision = json_object_get(j, "decision");
+    struct uuid got;
+
+    if (!json_is_string(id) || uuid_parse(bytes_of(json_string_value(id), json_string_length(id)), &got) < 0)
+        no_answer(ret, "answer without a transactionId");
+    else if (!uuid_eq(&got, tx))
+        no_answer(ret, "answer for another transaction");
+    else if (!json_is_string(decision))
+        no_answer(ret, "answer without a decision");
+    else if (word_is(decision, "COMMITTED"))
+        ret->verdict = ANSWER_COMMITTED;
+    else if (word_is(decision, "ROLLED_BACK"))
+        ret->verdict = ANSWER_ROLLED_BACK;
+    else if (word_is(decision, "UNKNOWN"))
+        ret->verdict = ANSWER_UNKNOWN;
+    else
+        no_answer(ret, "answer with an unknown decision");
+}
+
+void answer_read(const struct web_response *resp, const struct uuid *tx, struct answer *ret) {
+    struct errmsg e = ERRMSG_NULL;
+
+    *ret = (struct answer){.verdict = ANSWER_UNREACHABLE, .why = ""};
+    if (resp->result != WEB_ANSWERED) {
+        no_answer(ret, "%s", resp->error);
+        return;
+    }
+    if (resp->status != 200) {
+        no_answer(ret, "HTTP status %d", resp->status);
+        return;
+    }
+    CLEANUP_JSON json_t *j = json_parse(resp->body, &e);
+    if (!j)
+        no_answer(ret, "not JSON: %s", e.text);
+    else if (!json_is_object(j))
+        no_answer(ret, "not a JSON object");
+    else
+        read_object(j, tx, ret);
+}

@@ -1,0 +1,23 @@
+/* What a response of a check endpoint means. Pure. */
+#pragma once
+
+#include "base/uuid.h"
+#include "webclient/webclient.h"
+
+enum answer_verdict {
+    ANSWER_UNREACHABLE, /* not an answer: never counts, never decides */
+    ANSWER_UNKNOWN,
+    ANSWER_COMMITTED,
+    ANSWER_ROLLED_BACK,
+};
+enum { ANSWER_VERDICTS = 4 };
+
+struct answer {
+    enum answer_verdict verdict;
+    char why[160]; /* UNREACHABLE: for people, else "" */
+};
+
+/* An answer is HTTP 200 with a JSON object whose transactionId is `tx` and whose decision is one of the three words. */
+void answer_read(const struct web_response *resp, const struct uuid *tx, struct answer *ret);
+/* "committed", "rolled_back", "unknown", "unreachable" */
+const char *answer_name(enum answer_verdict v);

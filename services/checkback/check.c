@@ -1,0 +1,294 @@
+/*
+ * The life of one check, from the messages of its transaction to what its answer made of it.
+ *
+ * Endpoints are tried one after the other within one claim, beginning with the one that answered last. The first well-formed answer
+ * ends it; if none comes, the row is due again by the back-off on failures, which never counts to the limit. A verdict becomes an
+ * operation of the own lane, like any Confirm or Cancel: if the producer itself came first, that decision stands.
+ */
+#include "checkback/check.h"
+
+#include "base/metric.h"
+#include "checkback/request.h"
+
+enum { REQUEST_MAX = 48 << 20 };
+
+struct check *check_new(struct asker *a, struct producer *of, const struct check_claim *claim, uint64_t lease_ns) {
+    struct check *c = mem_zalloc(sizeof(*c));
+
+    if (!c)
+        return NULL;
+    if (claim->business_key && !(c->business_key = mem_strdup(claim->business_key))) {
+        mem_free(c);
+        return NULL;
+    }
+    c->asker = a;
+    c->producer = of;
+    c->topology = topology_ref(a->producers.topology);
+    c->policy = of->policy;
+    snprintf(c->name, sizeof(c->name), "%s", of->name);
+    c->tx = claim->tx;
+    c->token = claim->token;
+    c->tries = claim->tries;
+    c->unknowns = claim->unknowns;
+    c->failures = claim->failures;
+    c->prepared_us = claim->prepared_us;
+    c->lease_ns = lease_ns;
+    c->endpoint = of->good >= 0 ? of->good : (int)(backoff_random() * c->policy->endpoints_n);
+    buf_init(&c->request, REQUEST_MAX);
+    producers_take(&a->producers, of);
+    list_add_tail(&a->waiting, &c->link);
+    return c;
+}
+
+static void memory_free(struct check *c) {
+    list_del(&c->link);
+    topology_unref(c->topology);
+    mem_free(c->business_key);
+    buf_deinit(&c->request);
+    mem_free(c);
+}
+
+static void slot_give(struct check *c) {
+    bool more = c->producer->more;
+
+    c->producer->held -= c->request.n;
+    producers_give(&c->asker->producers, c->producer);
+    if (more)
+        asker_soon(c->asker);
+}
+
+void check_free(struct check *c) {
+    slot_give(c);
+    memory_free(c);
+}
+
+void check_abandon(struct check *c) {
+    struct web_call *call = TAKE(c->call);
+
+    if (call)
+        webclient_cancel(call); /* on_response() frees it */
+    else if (c->op.done) {
+        slot_give(c);
+        list_del(&c->link);
+        c->asker = NULL;
+    } else
+        check_free(c);
+}
+
+/* From one list to another. */
+static void move(struct check *c, struct list *to) {
+    list_del(&c->link);
+    list_add_tail(to, &c->link);
+}
+
+static void count(struct check *c, enum answer_verdict v) {
+    metric_add(c->producer->results[v], 1);
+}
+
+/* --- ends --- */
+
+static void end(struct check *c) {
+    c->finish.tx = c->tx;
+    c->finish.token = c->token;
+    if (c->finish.remove || c->finish.stuck)
+        age_gone(c->asker->age, &c->tx);
+    else
+        age_seen(c->asker->age, &c->tx, c->prepared_us, c->finish.due_in_ms);
+    move(c, &c->asker->ending);
+    lane_kick(c->asker->own, 20);
+}
+
+static void end_failed(struct check *c) {
+    int32_t failures = c->failures < INT32_MAX ? c->failures + 1 : c->failures;
+
+    c->finish = (struct check_finish){.due_in_ms = backoff_delay_ms(&c->policy->backoff, failures, backoff_random()),
+                                      .unknowns = c->unknowns,
+                                      .failures = failures,
+                                      .last_error = c->error};
+    end(c);
+}
+
+static void end_unreachable(struct check *c) {
+    count(c, ANSWER_UNREACHABLE);
+    end_failed(c);
+}
+
+static void end_unknown(struct check *c) {
+    int32_t unknowns = c->unknowns + 1;
+
+    count(c, ANSWER_UNKNOWN);
+    c->finish = (struct check_finish){.due_in_ms = backoff_delay_ms(&c->policy->backoff, unknowns, backoff_random()),
+                                      .unknowns = unknowns,
+                                      .stuck = unknowns >= c->policy->max_unknowns,
+                                      .last_error = "answered UNKNOWN"};
+    end(c);
+}
+
+static void end_decided(struct check *c) {
+    c->finish = (struct check_finish){.remove = true};
+    end(c);
+}
+
+/* --- the verdict --- */
+
+static enum tx_state state_of(enum answer_verdict v) {
+    return v == ANSWER_COMMITTED ? TX_CONFIRMED : TX_CANCELLED;
+}
+
+/* Somebody decided meanwhile. Agreement is common (the producer confirmed while it was asked); the contrary is a producer that errs. */
+static void report_contrary(struct check *c) {
+    char id[UUID_TEXT];
+
+    if (c->op.state == state_of(c->verdict))
+        return;
+    metric_add(c->producer->contrary, 1);
+    if (!log_limit_pass(&c->asker->contrary, NS_PER_S))
+        return;
+    uuid_format(&c->tx, id);
+    LOG_ERROR("checkback", "producer %s answered %s to a check of transaction %s, which is already %s by %s", c->name,
+              answer_name(c->verdict), id, tx_state_name(c->op.state), tx_origin_name(c->op.decided_by));
+}
+
+static void on_decided(struct lane_op *op) {
+    struct check *c = CONTAINER_OF(op, struct check, op);
+
+    op->done = NULL; /* the lane is through with it */
+    if (!c->asker) {
+        memory_free(c);
+        return;
+    }
+    switch (op->outcome) {
+    case OP_DECIDED_OTHERWISE:
+        report_contrary(c);
+        end_decided(c);
+        return;
+    case OP_OK:
+    case OP_NOT_FOUND:
+        end_decided(c);
+        return;
+    case OP_UNAVAILABLE: /* left: nothing, or the very same, was stored */
+    case OP_OUTCOME_UNKNOWN:
+    case OP_EXPIRED:
+    case OP_SHUTDOWN:
+        check_free(c);
+        return;
+    case OP_CONTENT_DIFFERS:
+    case OP_PRODUCER_DIFFERS:
+    case OP_PAST_RETENTION:
+    case OP_REFUSED:
+        break;
+    }
+    snprintf(c->error, sizeof(c->error), "verdict refused: %s",
+             op->outcome == OP_REFUSED ? op->why : op->outcome == OP_PAST_RETENTION ? "past retention" : "other producer");
+    end_failed(c);
+}
+
+static void decide(struct check *c) {
+    struct lane *own = c->asker->own;
+
+    count(c, c->verdict);
+    c->op = (struct lane_op){.kind = c->verdict == ANSWER_COMMITTED ? OP_CONFIRM : OP_CANCEL,
+                             .origin = TX_ORIGIN_CHECK,
+                             .id = c->tx,
+                             .producer = bytes_str(c->name),
+                             .done = on_decided};
+    move(c, &c->asker->deciding);
+    int r = lane_submit(own, &c->op); /* `c` may be gone already */
+    if (r == 0) {
+        lane_kick(own, 0);
+        return;
+    }
+    c->op.done = NULL;
+    check_free(c); /* the lane has more than it can do: left */
+}
+
+/* --- asking --- */
+
+bool check_has_time(const struct check *c) {
+    return loop_now_ns(c->asker->loop) + (uint64_t)c->policy->timeout_ms * NS_PER_MS <= c->lease_ns;
+}
+
+void check_write(struct check *c, const struct tx_content *content) {
+    struct question q = {.tx = &c->tx,
+                         .producer = c->name,
+                         .business_key = c->business_key,
+                         .prepared_us = c->prepared_us,
+                         .check_count = c->tries,
+                         .content = content,
+                         .include_body = c->policy->include_body};
+    int r = content ? request_body(&c->request, &q) : -ENOENT;
+
+    c->producer->held += c->request.n;
+    if (r == 0) {
+        move(c, &c->asker->ready);
+        return;
+    }
+    snprintf(c->error, sizeof(c->error), "%s", content ? err_text(r) : "its messages cannot be read");
+    end_failed(c);
+}
+
+static void next_endpoint(struct check *c, const char *why) {
+    struct producer *of = c->producer;
+
+    snprintf(c->error, sizeof(c->error), "endpoint %d: %s", c->endpoint + 1, why);
+    if (of->policy == c->policy && of->good == c->endpoint)
+        of->good = -1;
+    c->endpoint = (c->endpoint + 1) % c->policy->endpoints_n;
+    c->tried++;
+}
+
+static void on_response(void *arg, const struct web_response *resp) {
+    struct check *c = arg;
+    struct answer answer;
+
+    c->call = NULL;
+    if (resp->result == WEB_CANCELLED) { /* by check_abandon() alone */
+        check_free(c);
+        return;
+    }
+    answer_read(resp, &c->tx, &answer);
+    if (answer.verdict == ANSWER_UNREACHABLE) {
+        next_endpoint(c, answer.why);
+        move(c, &c->asker->ready);
+        check_send(c);
+        return;
+    }
+    if (c->producer->policy == c->policy)
+        c->producer->good = c->endpoint;
+    c->verdict = answer.verdict;
+    if (answer.verdict == ANSWER_UNKNOWN)
+        end_unknown(c);
+    else
+        decide(c);
+}
+
+static int post(struct check *c) {
+    struct request_headers headers;
+    int r = request_headers(&headers, c->policy->secret, &c->tx, store_now_us(c->asker->store) / 1000000,
+                            buf_bytes(&c->request));
+    struct web_request request = {.url = c->policy->endpoints[c->endpoint],
+                                  .body = buf_bytes(&c->request),
+                                  .headers = headers.list,
+                                  .timeout_ms = c->policy->timeout_ms};
+    return r < 0 ? r : webclient_post(c->asker->web, &request, on_response, c, &c->call);
+}
+
+bool check_send(struct check *c) {
+    if (!c->asker->allowed)
+        return false;
+    while (c->tried < c->policy->endpoints_n && check_has_time(c)) {
+        int r = post(c);
+        if (r == 1)
+            return false;
+        if (r == 0) {
+            move(c, &c->asker->asking);
+            return true;
+        }
+        next_endpoint(c, r == -EINVAL ? "not an endpoint that can be asked" : err_text(r));
+    }
+    if (c->tried)
+        end_unreachable(c);
+    else
+        check_free(c); /* no time left: left */
+    return true;
+}

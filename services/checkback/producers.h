@@ -1,0 +1,47 @@
+/*
+ * The producers of the current configuration that can be asked, and how many checks each may have under way: a producer that does not
+ * answer uses up its own slots and nobody else's. @thread of the loop
+ */
+#pragma once
+
+#include "checkback/answer.h"
+#include "core/policy.h"
+#include "store/read.h"
+
+struct metric;
+struct producer {
+    struct hnode node;
+    char name[LIMIT_NAME + 1];
+    const struct check_policy *policy; /* NULL = gone from the configuration, or without endpoints: not asked */
+    int in_flight;                     /* checks claimed and not ended */
+    size_t held;                       /* bytes of requests kept for them */
+    int good;                          /* the endpoint that answered last; -1 = none */
+    int asked, got;                    /* by the claim under way */
+    bool more;                         /* the last claim brought as many as it asked for */
+    struct metric *results[ANSWER_VERDICTS], *contrary, *stuck;
+};
+
+struct producers {
+    int in_flight_max, in_flight; /* over all producers */
+    struct topology *topology;    /* our reference; NULL at first */
+    struct hmap all;              /* producers that may be asked, and others with checks under way */
+    struct producer **order;      /* those that may be asked */
+    size_t order_n, turn;         /* turn: where the next round begins, so that all get theirs when slots are few */
+};
+int producers_init(struct producers *p, int in_flight_max) MUSTCHECK;
+void producers_deinit(struct producers *p); /* NULL fields allowed: after a failed init */
+/* -ENOMEM: the configuration before stays. */
+int producers_apply(struct producers *p, struct topology *t) MUSTCHECK;
+struct producer *producers_find(const struct producers *p, const char *name); /* NULL = not to be asked */
+void producers_take(struct producers *p, struct producer *of);
+void producers_give(struct producers *p, struct producer *of); /* `of` may be gone afterwards */
+
+/* How long a claim is ours: every endpoint may be tried, twice over. */
+int64_t producers_lease_ms(const struct check_policy *policy);
+/*
+ * A round of claims: asks of up to `max` producers with free slots and one common lease, beginning with the `*done`-th of the round;
+ * `*done` moves past those looked at. 0 = the round is over. Names in `asks` live until the next producers_give() or _apply().
+ */
+size_t producers_asks(const struct producers *p, size_t *done, struct check_ask *asks, size_t max, int64_t *lease_ms);
+/* The answer to the asks is here: sets `more` from `asked` and `got`. */
+void producers_answered(struct producers *p);

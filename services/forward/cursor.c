@@ -1,0 +1,279 @@
+/*
+ * The way of a message of this lane: read -> parcel at the outlet, slot in the window -> settled (delivered, or to be
+ * spilled) -> passed by W in a batch, together with the row of a spilled one -> durable.
+ *
+ * A spilled message keeps its parcel, without the payload, until its row is in a batch. The window bounds what is under way;
+ * UNRECORDED_MAX bounds what would be delivered again if this process died, also while the store cannot commit.
+ */
+#include "forward/cursor.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+
+int cursor_new(struct feed *feed, struct outlet *o, struct sub_cursor **ret) {
+    struct sub_cursor *c = mem_zalloc(sizeof(*c));
+
+    if (!c)
+        return -ENOMEM;
+    c->feed = feed;
+    c->outlet = o;
+    window_init(&c->window, (uint32_t)feed->env->o.window);
+    list_init(&c->changed);
+    list_init(&c->riding);
+    list_init(&c->reader.waiting);
+    list_add_tail(&feed->cursors, &c->in_feed);
+    list_add_tail(&o->cursors, &c->in_outlet);
+    *ret = c;
+    return 0;
+}
+
+void cursor_stop(struct sub_cursor *c) {
+    struct window_slot *s;
+
+    tail_release(c->feed->tail, &c->reader);
+    while ((s = window_head(&c->window))) {
+        if (s->state == WINDOW_FLIGHT) {
+            outlet_orphan(c->outlet, s->item);
+            window_settle(&c->window, c->window.head, WINDOW_DONE);
+        } else if (s->state == WINDOW_SPILL) {
+            parcel_put(&c->outlet->env->pool, s->item);
+        }
+        window_pop(&c->window);
+    }
+    list_del(&c->changed);
+    list_del(&c->riding);
+    c->staged_n = 0;
+    c->delivered = c->spilled = 0;
+    c->staged = c->read = c->durable;
+    c->ready = c->asked = c->blocked = false;
+}
+
+void cursor_free(struct sub_cursor *c) {
+    cursor_stop(c);
+    window_deinit(&c->window);
+    list_del(&c->in_feed);
+    list_del(&c->in_outlet);
+    mem_free(c);
+}
+
+void cursor_start(struct sub_cursor *c, struct lane_pos pos, int32_t written_seq) {
+    ASSERT(!c->ready && !window_head(&c->window));
+    c->read = c->staged = c->durable = pos;
+    c->written_seq = written_seq;
+    c->known = c->ready = true;
+}
+
+/* --- coming back --- */
+
+static void spill_due(struct parcel *p, const struct sub_conf *conf) {
+    p->dead = p->d.verdict == SINK_REJECT || p->d.attempt >= conf->max_attempts;
+    p->due_in_ms = MAX(backoff_delay_ms(&conf->backoff, p->d.attempt, backoff_random()), p->d.retry_after_ms);
+    if (!p->dead)
+        outlet_rows(p->outlet, 1, p->due_in_ms);
+}
+
+static void parcel_done(struct parcel *p) {
+    struct sub_cursor *c = p->origin;
+    struct forward_env *env = c->feed->env;
+    uint64_t slot = p->slot;
+
+    if (p->d.verdict == SINK_OK) {
+        metric_add(p->from_log ? env->from_log : env->from_memory, 1);
+        window_settle(&c->window, slot, WINDOW_DONE);
+        parcel_put(&env->pool, p);
+    } else {
+        spill_due(p, c->outlet->conf);
+        tx_content_unref(TAKE(p->d.content));
+        window_settle(&c->window, slot, WINDOW_SPILL);
+    }
+    if (slot == c->window.head)
+        feed_changed(c->feed, c, window_settled(&c->window) > UNRECORDED_MAX / 2);
+}
+
+/* --- reading --- */
+
+/* Too much that is not recorded? */
+static bool may_go_on(const struct sub_cursor *c) {
+    return c->staged_n + window_settled(&c->window) < UNRECORDED_MAX;
+}
+
+static bool may_start(const struct sub_cursor *c) {
+    return may_go_on(c) && window_count(&c->window) < c->window.max && outlet_may_start_new(c->outlet);
+}
+
+/* 0 = on its way; 1 = not now. */
+static int start(struct sub_cursor *c, const struct tail_item *item, uint16_t n) {
+    struct outlet *o = c->outlet;
+    struct forward_env *env = o->env;
+
+    if (!may_start(c) || window_room(&c->window) != 0)
+        return 1;
+    struct parcel *p = parcel_get(&env->pool);
+    if (!p)
+        return 1;
+    p->d.content = tx_content_ref(item->content);
+    p->d.n = n;
+    p->d.attempt = 1;
+    p->d.confirmed_us = item->at_us;
+    p->outlet = o;
+    p->tx = item->content->id;
+    p->done = parcel_done;
+    p->origin = c;
+    p->from_log = item->from_log;
+    p->slot = c->window.tail;
+    if (outlet_send(o, p) != SINK_TAKEN) {
+        parcel_put(&env->pool, p);
+        return 1;
+    }
+    uint64_t slot = window_push(&c->window, (struct lane_pos){item->pos.seq, item->pos.index + n}, p);
+    ASSERT(slot == p->slot);
+    return 0;
+}
+
+/* The messages of one transaction from `first` on that are of our topic. 0 = all handled; 1 = not now, c->read says from where. */
+static int start_all(struct sub_cursor *c, const struct tail_item *item, uint32_t first) {
+    const char *topic = c->outlet->conf->topic;
+    size_t topic_n = strlen(topic);
+
+    for (uint32_t n = first; n < item->content->messages_n; n++) {
+        const struct bytes *t = &item->content->messages[n].topic;
+        if (t->n != topic_n || memcmp(t->p, topic, topic_n) != 0)
+            continue;
+        if (start(c, item, (uint16_t)n) != 0) {
+            c->read = (struct lane_pos){item->pos.seq, item->pos.index + (int32_t)n};
+            return 1;
+        }
+    }
+    return 0;
+}
+
+void cursor_pump(struct sub_cursor *c) {
+    static struct log_limit limit;
+    struct tail_item item;
+
+    if (c->blocked && !may_start(c))
+        return;
+    while (c->ready) {
+        enum tail_found found = tail_next(c->feed->tail, &c->reader, &c->read, &item);
+        if (found == TAIL_END)
+            c->stands_at_us = 0;
+        if (found != TAIL_ITEM)
+            return;
+        if (!item.content && log_limit_pass(&limit, 5000000000ull))
+            LOG_ERROR("forward", "lane %d seq %d: a confirmed transaction is not stored any more", c->feed->number,
+                      item.pos.seq);
+        uint32_t first = lane_pos_cmp(c->read, item.pos) > 0 ? (uint32_t)(c->read.index - item.pos.index) : 0;
+        c->stands_at_us = item.at_us;
+        c->blocked = item.content && start_all(c, &item, first) != 0;
+        if (c->blocked) {
+            if (c->outlet->breaker.open) /* it may stand here for long: its memory is for others */
+                tail_release(c->feed->tail, &c->reader);
+            return;
+        }
+        c->read = (struct lane_pos){item.pos.seq, item.pos.index + LIMIT_MESSAGES_HARD};
+    }
+}
+
+/* --- recording --- */
+
+/* Adds the row of a spilled message. */
+static int add_spill(struct sub_cursor *c, struct lane_batch *b, const struct window_slot *s) {
+    const struct parcel *p = s->item;
+    struct spill row = {
+        .sub = c->outlet->conf->id,
+        .tx = p->tx,
+        .n = (int16_t)p->d.n,
+        .due_in_ms = p->due_in_ms,
+        .lane = c->feed->number,
+        .seq = s->pos.seq,
+        .attempt = p->d.attempt,
+        .error = p->d.error,
+        .dead = p->dead,
+    };
+
+    return lane_add_spill(b, &row);
+}
+
+static uint32_t pop_done(struct sub_cursor *c) {
+    uint32_t n = window_leading_done(&c->window);
+
+    for (uint32_t i = 0; i < n; i++)
+        window_pop(&c->window);
+    return n;
+}
+
+/* The batch has room for this cursor and its counts; passes what is settled. LANE_FULL: a row to retry had to wait. */
+static int pass(struct sub_cursor *c, struct lane_batch *b) {
+    struct window_slot *s;
+    int r = 0;
+
+    uint32_t n = pop_done(c);
+    c->delivered += (int32_t)n;
+    c->staged_n += n;
+    while ((s = window_head(&c->window)) && s->state == WINDOW_SPILL) {
+        struct parcel *p = s->item;
+        r = add_spill(c, b, s);
+        if (r != 0)
+            break;
+        c->spilled += p->dead ? 0 : 1; /* the lane counts dead ones itself */
+        parcel_put(&c->outlet->env->pool, p);
+        window_pop(&c->window);
+        n = pop_done(c);
+        c->delivered += (int32_t)n;
+        c->staged_n += n + 1;
+    }
+    return r;
+}
+
+int cursor_collect(struct sub_cursor *c, struct lane_batch *b, bool must) {
+    int32_t sub = c->outlet->conf->id;
+    struct window_slot *head = window_head(&c->window);
+    bool settled = (head && head->state != WINDOW_FLIGHT) || c->delivered || c->spilled;
+
+    if (!c->ready)
+        return 0;
+    if (!head)
+        tail_skip(c->feed->tail, &c->read);
+    struct lane_pos mark = window_mark(&c->window, c->read);
+    if (!settled && !must && lane_pos_cmp(mark, c->staged) == 0)
+        return 0;
+    /* The room first: what is passed must not be without its record. */
+    int r = lane_add_progress(b, sub, c->staged);
+    if (r == 0 && settled)
+        r = lane_add_counts(b, sub, 0, 0, 0, 0);
+    if (r != 0)
+        return LANE_FULL;
+    if (list_empty(&c->riding))
+        list_add_tail(&c->feed->riding, &c->riding);
+    if (settled)
+        r = pass(c, b);
+    c->staged = window_mark(&c->window, c->read);
+    c->written_seq = c->feed->last_seq + 1;
+    if (settled && lane_add_counts(b, sub, c->delivered, 0, 0, c->spilled) == 0)
+        c->delivered = c->spilled = 0;
+    if (lane_add_progress(b, sub, c->staged) != 0)
+        r = CURSOR_MORE;
+    return r != 0 ? CURSOR_MORE : 0;
+}
+
+void cursor_committed(struct sub_cursor *c) {
+    bool waited = !may_go_on(c);
+
+    list_del(&c->riding);
+    c->durable = c->staged;
+    c->staged_n = 0;
+    if (waited)
+        c->outlet->env->wake(c->outlet->env->wake_arg, c->outlet);
+}
+
+int64_t cursor_oldest_us(struct sub_cursor *c) {
+    struct window_slot *s = window_head(&c->window);
+
+    if (!s)
+        return c->stands_at_us;
+    return s->state == WINDOW_DONE ? 0 : ((struct parcel *)s->item)->d.confirmed_us;
+}
+
+bool cursor_passed(const struct sub_cursor *c, struct lane_pos pos) {
+    return c->ready && lane_pos_cmp(c->durable, pos) >= 0;
+}

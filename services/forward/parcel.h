@@ -1,0 +1,35 @@
+/*
+ * A parcel: one delivery and where it came from. Parcels are pooled for the whole worker, so that a delivery costs no
+ * allocation; their number is bounded by the windows and claims that hold them. @thread of the loop
+ */
+#pragma once
+
+#include "forward/sink.h"
+
+struct outlet;
+
+struct parcel {
+    struct delivery d; /* first. d.link stands in the pool, in an outlet's queue or in the sink */
+    struct outlet *outlet;
+    struct uuid tx;
+    /* Takes the parcel back with d's verdict, after the outlet has counted it. */
+    void (*done)(struct parcel *p);
+    /* Takes it back untried: shutting down, or it waited too long. NULL: it stays in the queue. */
+    void (*untried)(struct parcel *p);
+    void *origin; /* cursor or claim */
+    uint64_t slot; /* of the cursor's window */
+    uint64_t start_by_ns; /* not started later than this (CLOCK_MONOTONIC); 0 = any time */
+    int64_t due_in_ms;    /* of a failed one that is kept until it is recorded */
+    bool dead;            /* likewise: no further attempt */
+    bool queued; /* in its outlet's queue */
+    bool probe, from_log;
+};
+
+struct parcel_pool {
+    struct list free, blocks;
+};
+void parcel_pool_init(struct parcel_pool *pool);
+void parcel_pool_deinit(struct parcel_pool *pool); /* every parcel is back */
+/* Blank but for list links; NULL when out of memory. */
+struct parcel *parcel_get(struct parcel_pool *pool) MUSTCHECK;
+void parcel_put(struct parcel_pool *pool, struct parcel *p); /* drops its reference to the content */

@@ -1,0 +1,262 @@
+/* See codec.h. Requests were checked on the wire before (UTF-8, NUL, enum ranges); here the meaning is checked. */
+#include "message/codec.h"
+
+int codec_refuse(struct arena *a, struct rpc_error *err, int code, const char *reason, const char *field, const char *why) {
+    *err = (struct rpc_error){.code = code, .reason = reason, .field = field, .field_description = field ? why : NULL};
+    err->message = field ? arena_printf(a, "%s: %s", field, why) : why;
+    if (!err->message)
+        err->message = why;
+    return 1;
+}
+
+int codec_violation(struct arena *a, struct rpc_error *err, const struct violation *v) {
+    const char *field = arena_strndup(a, v->field, strlen(v->field));
+    const char *why = arena_strndup(a, v->description, strlen(v->description));
+    if (!field || !why)
+        return -ENOMEM;
+    return codec_refuse(a, err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", field, why);
+}
+
+static struct bytes text(const char *s) {
+    return s && *s ? bytes_str(s) : BYTES_NULL;
+}
+static struct bytes data(ProtobufCBinaryData d) {
+    return d.len ? bytes_of(d.data, d.len) : BYTES_NULL;
+}
+
+static int not_served(struct arena *a, struct rpc_error *err, size_t i, const char *field) {
+    return codec_refuse(a, err, RPC_UNIMPLEMENTED, "FIELD_NOT_SERVED", arena_printf(a, "messages[%zu].%s", i, field),
+                        "is not served by this version");
+}
+
+static int one_message(const Txmsg__V1__Message *in, size_t i, struct arena *a, struct msg *out, struct rpc_error *err) {
+    if (in->deliver_at)
+        return not_served(a, err, i, "deliver_at");
+    if (in->expire_at)
+        return not_served(a, err, i, "expire_at");
+    if (in->body_later)
+        return not_served(a, err, i, "body_later");
+    struct header *h = in->n_headers ? arena_alloc(a, in->n_headers * sizeof(*h)) : NULL;
+    if (in->n_headers && !h)
+        return -ENOMEM;
+    for (size_t k = 0; k < in->n_headers; k++)
+        h[k] = (struct header){.name = bytes_str(in->headers[k]->key), .value = bytes_str(in->headers[k]->value)};
+    *out = (struct msg){.topic = text(in->topic),
+                        .key = data(in->key),
+                        .body = data(in->body),
+                        .content_type = text(in->content_type),
+                        .headers = h,
+                        .headers_n = (uint32_t)in->n_headers};
+    return 0;
+}
+
+static int check_names(const struct topology *t, const struct codec_content_in *in, const struct msg *m, struct arena *a,
+                       struct rpc_error *err) {
+    for (size_t i = 0; i < in->messages_n; i++)
+        if (!topology_topic(t, m[i].topic)) {
+            const char *why = arena_printf(a, "topic \"%s\" does not exist", (const char *)m[i].topic.p);
+            return codec_refuse(a, err, RPC_NOT_FOUND, "TOPIC_NOT_FOUND", arena_printf(a, "messages[%zu].topic", i),
+                                why ? why : "no such topic");
+        }
+    return 0;
+}
+
+int codec_content(const struct limits *l, const struct topology *t, const struct uuid *id, const struct codec_content_in *in,
+                  struct arena *a, struct tx_content **ret, struct rpc_error *err) {
+    struct violation v;
+    if (validate_name("producer", text(in->producer), &v))
+        return codec_violation(a, err, &v);
+    const struct producer_conf *p = topology_producer(t, bytes_str(in->producer));
+    if (!p) {
+        const char *why = arena_printf(a, "producer \"%s\" does not exist", in->producer);
+        return codec_refuse(a, err, RPC_NOT_FOUND, "PRODUCER_NOT_FOUND", "producer", why ? why : "no such producer");
+    }
+    if (validate_text("business_key", text(in->business_key), LIMIT_BUSINESS_KEY, &v))
+        return codec_violation(a, err, &v);
+    if (in->check_after_ms < 0 || in->check_after_ms > l->check_after_max_ms)
+        return codec_refuse(a, err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "check_after",
+                            arena_printf(a, "is outside 0 to %lld ms", (long long)l->check_after_max_ms));
+    size_t n = in->messages_n;
+    if (n > (size_t)l->messages) /* before anything is allocated by their number */
+        return codec_refuse(a, err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "messages",
+                            arena_printf(a, "has %zu messages, the limit is %lld", n, (long long)l->messages));
+    struct msg *m = arena_alloc(a, MAX(n, 1u) * sizeof(*m));
+    if (!m)
+        return -ENOMEM;
+    for (size_t i = 0; i < n; i++) {
+        int r = one_message(in->messages[i], i, a, &m[i], err);
+        if (r)
+            return r;
+    }
+    if (validate_messages(l, m, (uint32_t)n, &v))
+        return codec_violation(a, err, &v);
+    int r = check_names(t, in, m, a, err);
+    if (r)
+        return r;
+    *ret = tx_content_new(id, text(in->producer), text(in->business_key), text(in->trace), in->check_after_ms, m, (uint32_t)n);
+    return *ret ? 0 : -ENOMEM;
+}
+
+int64_t codec_timestamp_us(const Google__Protobuf__Timestamp *t) {
+    return t ? t->seconds * 1000000 + t->nanos / 1000 : 0;
+}
+
+Google__Protobuf__Timestamp *codec_timestamp(struct arena *a, int64_t us) {
+    if (us == 0)
+        return NULL;
+    Google__Protobuf__Timestamp *t = arena_alloc(a, sizeof(*t));
+    if (!t)
+        return NULL;
+    google__protobuf__timestamp__init(t);
+    t->seconds = us / 1000000;
+    t->nanos = (int32_t)(us % 1000000) * 1000;
+    return t;
+}
+
+static char *id_text(struct arena *a, const struct uuid *id) {
+    char *s = arena_alloc(a, UUID_TEXT);
+    if (s)
+        uuid_format(id, s);
+    return s;
+}
+
+Txmsg__V1__TransactionStatus *codec_status(struct arena *a, const struct uuid *id, enum tx_state state, enum tx_origin origin,
+                                           int64_t prepare_us, int64_t decision_us) {
+    Txmsg__V1__TransactionStatus *s = arena_alloc(a, sizeof(*s));
+    if (!s)
+        return NULL;
+    txmsg__v1__transaction_status__init(s);
+    s->transaction_id = id_text(a, id);
+    s->state = (Txmsg__V1__TransactionState)state;
+    s->origin = (Txmsg__V1__DecisionOrigin)origin;
+    s->prepare_time = codec_timestamp(a, prepare_us);
+    s->decision_time = codec_timestamp(a, decision_us);
+    return s->transaction_id ? s : NULL;
+}
+
+/* --- views --- */
+
+static char *copy(struct arena *a, const char *s) {
+    return arena_strndup(a, s ? s : "", s ? strlen(s) : 0);
+}
+static char *copy_bytes(struct arena *a, struct bytes b) {
+    return arena_strndup(a, b.p, b.n);
+}
+
+static int put_headers(struct arena *a, const struct msg *m, Txmsg__V1__Message *out) {
+    if (!m->headers_n)
+        return 0;
+    out->headers = arena_alloc(a, m->headers_n * sizeof(*out->headers));
+    if (!out->headers)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < m->headers_n; i++) {
+        Txmsg__V1__Message__HeadersEntry *e = arena_alloc(a, sizeof(*e));
+        if (!e)
+            return -ENOMEM;
+        txmsg__v1__message__headers_entry__init(e);
+        e->key = copy_bytes(a, m->headers[i].name);
+        e->value = copy_bytes(a, m->headers[i].value);
+        if (!e->key || !e->value)
+            return -ENOMEM;
+        out->headers[out->n_headers++] = e;
+    }
+    return 0;
+}
+
+static int put_message(struct arena *a, const struct view_message *m, Txmsg__V1__TransactionMessage *out) {
+    Txmsg__V1__Message *b = arena_alloc(a, sizeof(*b));
+    if (!b)
+        return -ENOMEM;
+    txmsg__v1__message__init(b);
+    b->topic = copy_bytes(a, m->msg.topic);
+    b->content_type = copy_bytes(a, m->msg.content_type);
+    b->key = (ProtobufCBinaryData){.data = (uint8_t *)copy_bytes(a, m->msg.key), .len = m->msg.key.n};
+    if (m->msg.body.p)
+        b->body = (ProtobufCBinaryData){.data = (uint8_t *)copy_bytes(a, m->msg.body), .len = m->msg.body.n};
+    if (!b->topic || !b->content_type || !b->key.data || (m->msg.body.n && !b->body.data) || put_headers(a, &m->msg, b) < 0)
+        return -ENOMEM;
+    out->n = (uint32_t)m->n;
+    out->body_size = (int64_t)m->msg.body.n;
+    out->message = b;
+    return 0;
+}
+
+static int put_deliveries(struct arena *a, const struct view_tx *t, const struct view_message *m,
+                          Txmsg__V1__TransactionMessage *out) {
+    size_t n = 0;
+    for (size_t i = 0; i < t->deliveries_n; i++)
+        n += t->deliveries[i].n == m->n;
+    if (!n)
+        return 0;
+    out->deliveries = arena_alloc(a, n * sizeof(*out->deliveries));
+    if (!out->deliveries)
+        return -ENOMEM;
+    for (size_t i = 0; i < t->deliveries_n; i++) {
+        const struct view_delivery *d = &t->deliveries[i];
+        if (d->n != m->n)
+            continue;
+        Txmsg__V1__Delivery *o = arena_alloc(a, sizeof(*o));
+        if (!o)
+            return -ENOMEM;
+        txmsg__v1__delivery__init(o);
+        o->subscription = copy(a, d->sub_name);
+        o->state = (Txmsg__V1__DeliveryState)d->state;
+        o->attempts = d->attempts;
+        o->last_error = copy(a, d->last_error);
+        o->next_attempt_time = codec_timestamp(a, d->next_attempt_us);
+        if (!o->subscription || !o->last_error)
+            return -ENOMEM;
+        out->deliveries[out->n_deliveries++] = o;
+    }
+    return 0;
+}
+
+static int put_messages(struct arena *a, const struct view_tx *t, Txmsg__V1__Transaction *out) {
+    if (!t->messages_n)
+        return 0;
+    out->messages = arena_alloc(a, t->messages_n * sizeof(*out->messages));
+    if (!out->messages)
+        return -ENOMEM;
+    for (size_t i = 0; i < t->messages_n; i++) {
+        Txmsg__V1__TransactionMessage *m = arena_alloc(a, sizeof(*m));
+        if (!m)
+            return -ENOMEM;
+        txmsg__v1__transaction_message__init(m);
+        if (put_message(a, &t->messages[i], m) < 0 || put_deliveries(a, t, &t->messages[i], m) < 0)
+            return -ENOMEM;
+        out->messages[out->n_messages++] = m;
+    }
+    return 0;
+}
+
+static Txmsg__V1__CheckSummary *check_summary(struct arena *a, const struct view_tx *t) {
+    Txmsg__V1__CheckSummary *c = arena_alloc(a, sizeof(*c));
+    if (!c)
+        return NULL;
+    txmsg__v1__check_summary__init(c);
+    c->count = t->checks;
+    c->unknowns = t->unknowns;
+    c->next_check_time = codec_timestamp(a, t->next_check_us);
+    c->last_error = copy(a, t->check_error);
+    return c->last_error ? c : NULL;
+}
+
+Txmsg__V1__Transaction *codec_transaction(struct arena *a, const struct view_tx *t) {
+    Txmsg__V1__Transaction *o = arena_alloc(a, sizeof(*o));
+    if (!o)
+        return NULL;
+    txmsg__v1__transaction__init(o);
+    o->transaction_id = id_text(a, &t->id);
+    o->state = (Txmsg__V1__TransactionState)t->state;
+    o->producer = copy(a, t->producer);
+    o->business_key = copy(a, t->business_key);
+    o->prepare_time = codec_timestamp(a, t->prepare_us);
+    o->decision = (Txmsg__V1__Decision)t->decision;
+    o->origin = (Txmsg__V1__DecisionOrigin)t->origin;
+    o->decision_time = codec_timestamp(a, t->decision_us);
+    o->actor = copy(a, t->actor);
+    o->reason = copy(a, t->reason);
+    o->checks = check_summary(a, t);
+    bool ok = o->transaction_id && o->producer && o->business_key && o->actor && o->reason && o->checks;
+    return ok && put_messages(a, t, o) == 0 ? o : NULL;
+}

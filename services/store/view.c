@@ -1,0 +1,380 @@
+/*
+ * What people ask about transactions.
+ *
+ * Statements are sent unprepared, so that each is planned for its own parameters: a filter that is not given (NULL) falls away and the
+ * partitions outside a time window are not looked at. The state of a transaction is nowhere stored as such: it is its decision, or
+ * the lack of one. So is the state of a delivery: a dead letter, a row to retry, or else which side of the subscription's durable cursor
+ * the message is on.
+ */
+#include "store/view_private.h"
+
+#include "base/log.h"
+
+#define MESSAGE_PART(headers, body)                                                                                            \
+    "m.n, m.total, m.producer, m.business_key, m.trace, m.digest, m.topic, m.okey, m.content_type, " headers " AS headers, "    \
+    body " AS body, NULL::bytea[] AS amend, octet_length(m.body) AS body_size"
+/* What is known beside the messages; in the rows of n = 0 only. `tx` is a column that holds the id. */
+#define FACTS(tx)                                                                                                              \
+    " LEFT JOIN LATERAL (SELECT d.verdict, d.origin, d.actor, d.reason, d.at FROM decision d WHERE m.n = 0 AND d.tx = " tx      \
+    " OFFSET 0) d ON true"                                                                                                     \
+    " LEFT JOIN LATERAL (SELECT c.state, c.due, c.tries, c.unknowns, c.last_error FROM check_due c WHERE m.n = 0 AND c.tx = " tx \
+    " OFFSET 0) c ON true"
+#define FACT_COLUMNS                                                                                                           \
+    "m.at, d.verdict, d.origin, d.actor, d.reason, d.at, c.state, c.due, c.tries, c.unknowns, c.last_error"
+/* Messages of the transactions in h, newest first, without what may be large. */
+#define LISTED                                                                                                                 \
+    " SELECT h.tx, " MESSAGE_COLUMNS_OF_M ", " FACT_COLUMNS " FROM h CROSS JOIN LATERAL (SELECT " MESSAGE_PART("NULL::text",      \
+    "NULL::bytea") ", m.at FROM message m WHERE m.tx = h.tx OFFSET 0) m" FACTS("h.tx") " ORDER BY h.tx DESC, m.n"
+#define MESSAGE_COLUMNS_OF_M                                                                                                   \
+    "m.n, m.total, m.producer, m.business_key, m.trace, m.digest, m.topic, m.okey, m.content_type, m.headers, m.body, m.amend," \
+    " m.body_size"
+/* Any message of the transaction m has the topic. */
+#define HAS_TOPIC(param)                                                                                                       \
+    "(" param "::text IS NULL OR m.topic = " param "::text OR (m.total > 1 AND EXISTS (SELECT 1 FROM message t WHERE t.tx = m.tx"  \
+    " AND t.topic = " param "::text OFFSET 0)))"
+
+enum { COL_TX, COL_CONTENT, COL_BODY_SIZE = COL_CONTENT + RC_COLUMNS, COL_AT, COL_VERDICT, COL_ORIGIN, COL_ACTOR, COL_REASON, COL_DECIDED,
+       COL_CHECK_STATE, COL_DUE, COL_TRIES, COL_UNKNOWNS, COL_CHECK_ERROR };
+enum { D_N, D_SUB, D_NAME, D_PASSED, D_ATTEMPT, D_ERROR, D_DUE, D_DEAD_ATTEMPTS, D_DEAD_ERROR, D_FAILURES, D_LAST_FAILURE };
+
+const struct pg_stmt view_stmts[] = {
+    {"view_tx", "SELECT $1::uuid, " MESSAGE_COLUMNS_OF_M ", " FACT_COLUMNS " FROM (SELECT " MESSAGE_PART(
+                    "m.headers", "CASE WHEN $2::bool THEN m.body END") ", m.at FROM message m WHERE m.tx = $1::uuid OFFSET 0) m"
+                FACTS("$1::uuid") " ORDER BY m.n"},
+    /*
+     * p: where the transaction stands in its lane. c: the newest cursor of each subscription there; one that has passed it was written
+     * behind it, and all are written again every 1,000 entries. A subscription that began behind it is left out.
+     */
+    {"view_deliveries",
+     "WITH p AS MATERIALIZED (SELECT d.lane, d.seq, (array_position(l.conf, $1::uuid) - 1) * 128 AS base FROM decision d"
+     " LEFT JOIN LATERAL (SELECT l.conf FROM lane_log l WHERE l.lane = d.lane AND l.seq = d.seq OFFSET 0) l ON true"
+     " WHERE d.tx = $1::uuid AND d.verdict = 1),"
+     " t AS MATERIALIZED (SELECT p.lane, p.seq, t.seq AS top FROM p CROSS JOIN LATERAL"
+     " (SELECT l.seq FROM lane_log l WHERE l.lane = p.lane ORDER BY l.seq DESC LIMIT 1) t),"
+     " c AS MATERIALIZED (SELECT DISTINCT ON (g.target) g.target, g.seq, g.index FROM t CROSS JOIN LATERAL"
+     " (SELECT l.seq AS entry, l.prog[i] AS target, l.prog[i + 1] AS seq, l.prog[i + 2] AS index FROM lane_log l"
+     " CROSS JOIN LATERAL generate_series(1, cardinality(l.prog), 3) i WHERE l.lane = t.lane AND l.seq >= t.seq"
+     " AND l.seq > t.top - $2::int4 AND l.prog IS NOT NULL OFFSET 0) g WHERE g.target > 0 ORDER BY g.target, g.entry DESC)"
+     " SELECT m.n, s.id, s.name, coalesce((c.seq, c.index) > (p.seq, p.base + m.n), p.base IS NULL), q.attempt, q.last_error, q.due,"
+     " x.attempts, x.error, a.failures, a.last"
+     " FROM p CROSS JOIN LATERAL (SELECT m.n, m.topic FROM message m WHERE m.tx = $1::uuid OFFSET 0) m"
+     " JOIN subscription s ON s.spec->>'topic' = m.topic AND s.state <> 'deleted'"
+     " LEFT JOIN sub_vec v ON v.sub = s.id AND v.lane = p.lane"
+     " LEFT JOIN c ON c.target = s.id"
+     " LEFT JOIN LATERAL (SELECT q.attempt, q.last_error, q.due FROM delivery_due q WHERE q.sub = s.id AND q.tx = $1::uuid"
+     " AND q.n = m.n OFFSET 0) q ON true"
+     " LEFT JOIN LATERAL (SELECT x.attempts, x.error FROM dead_letter x WHERE x.sub = s.id AND x.tx = $1::uuid AND x.n = m.n OFFSET 0) x"
+     " ON true"
+     " LEFT JOIN LATERAL (SELECT count(*)::int4 AS failures, (array_agg(a.error ORDER BY a.at DESC))[1] AS last FROM attempt a"
+     " WHERE a.tx = $1::uuid AND a.sub = s.id AND a.n = m.n OFFSET 0) a ON true"
+     " WHERE v.sub IS NULL OR p.base IS NULL OR (v.from_seq, v.from_index) <= (p.seq, p.base + m.n)"
+     " ORDER BY m.n, s.name"},
+    {"view_list",
+     "WITH h AS MATERIALIZED (SELECT m.tx FROM message m WHERE m.n = 0 AND m.tx >= $1::uuid AND m.tx < $2::uuid"
+     " AND ($3::text IS NULL OR m.producer = $3::text) AND ($4::text IS NULL OR m.business_key = $4::text) AND " HAS_TOPIC("$5")
+     " AND ($6::int2 = 0 OR (coalesce((SELECT d.verdict FROM decision d WHERE d.tx = m.tx), 0) = $6::int2 - 1"
+     " AND ($6::int2 <> 1 OR (SELECT c.state FROM check_due c WHERE c.tx = m.tx) IS DISTINCT FROM 1)))"
+     " ORDER BY m.tx DESC LIMIT $7::int8)" LISTED},
+    {"view_stuck",
+     "WITH h AS MATERIALIZED (SELECT c.tx FROM check_due c CROSS JOIN LATERAL (SELECT m.topic, m.total, m.business_key, m.tx"
+     " FROM message m WHERE m.tx = c.tx AND m.n = 0 OFFSET 0) m"
+     " WHERE c.state = 1 AND c.tx >= $1::uuid AND c.tx < $2::uuid AND ($3::text IS NULL OR c.producer = $3::text)"
+     " AND ($4::text IS NULL OR m.business_key = $4::text) AND " HAS_TOPIC("$5")
+     " AND (SELECT d.verdict FROM decision d WHERE d.tx = c.tx) IS NULL"
+     " ORDER BY c.tx DESC LIMIT $6::int8)" LISTED},
+    {NULL, NULL},
+};
+
+/* --- requests --- */
+
+static void on_result(struct pg_run *run, int i, PGresult *res) {
+    struct view_req *q = CONTAINER_OF(run, struct view_req, run);
+    if (q->code == 0)
+        q->result(q, i, res);
+}
+
+static void on_done(struct pg_run *run, const struct pg_error *err) {
+    struct view_req *q = CONTAINER_OF(run, struct view_req, run);
+    if (err->cls != PG_OK)
+        q->code = read_code(err);
+    q->done(q);
+}
+
+void view_req_init(struct view_req *q) {
+    arena_init(&q->arena, VIEW_BYTES_MAX);
+    q->code = 0;
+    q->run.on_result = on_result;
+    q->run.on_done = on_done;
+}
+
+int view_begin(struct pg_conn *c, struct view_req *q) {
+    if (pg_conn_under_way(c) >= READ_UNDER_WAY_MAX)
+        return -EAGAIN;
+    int r = pg_run_begin(c, &q->run);
+    return r == -ENOTCONN ? -EAGAIN : r;
+}
+
+int view_send(struct view_req *q, const struct pg_stmt *table, const char *name, const struct pg_params *p) {
+    for (const struct pg_stmt *s = table; s->name; s++)
+        if (!strcmp(s->name, name))
+            return pg_run_sql(&q->run, s->sql, p);
+    UNREACHABLE();
+}
+
+int view_end(struct view_req *q) {
+    return pg_run_end(&q->run);
+}
+
+int view_ask(struct pg_conn *c, struct view_req *q, const struct pg_stmt *table, const char *name, const struct pg_params *p) {
+    int r = view_begin(c, q);
+    if (r == 0)
+        r = view_send(q, table, name, p);
+    if (r == 0)
+        r = view_end(q);
+    return r;
+}
+
+const char *view_text(struct view_req *q, const PGresult *res, int row, int col) {
+    struct bytes v = pg_get_bytes(res, row, col);
+    if (v.n == 0)
+        return "";
+    const char *s = arena_strndup(&q->arena, v.p, v.n);
+    if (!s)
+        q->code = -ENOMEM;
+    return s;
+}
+
+/* --- transactions from rows --- */
+
+struct view_tx_req {
+    struct view_req q;
+    view_tx_fn *one;
+    view_list_fn *list;
+    void *arg;
+    bool bodies;
+    struct view_tx *txs;
+    struct tx_content **contents; /* messages and deliveries point into them */
+    size_t n;
+};
+
+static void tx_cleanup(struct view_tx_req **at) {
+    struct view_tx_req *q = *at;
+    if (!q)
+        return;
+    for (size_t i = 0; i < q->n; i++)
+        tx_content_unref(q->contents[i]);
+    arena_deinit(&q->q.arena);
+    mem_free(q);
+}
+
+static enum tx_state state_of(enum tx_decision verdict, bool stuck) {
+    return verdict == TX_COMMITTED ? TX_CONFIRMED : verdict == TX_ROLLED_BACK ? TX_CANCELLED : stuck ? TX_STUCK : TX_PREPARED;
+}
+
+static int put_messages(struct view_tx_req *q, const PGresult *res, int from, int to, struct view_tx *t) {
+    struct tx_content **content = &q->contents[q->n];
+    int r = read_content(&t->id, res, from, to, COL_CONTENT, content);
+    if (r < 0 || !*content)
+        return r;
+    const struct tx_content *c = *content;
+    struct view_message *m = arena_zalloc(&q->q.arena, c->messages_n * sizeof(*m));
+    if (!m)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < c->messages_n; i++) {
+        m[i].n = (int16_t)i;
+        m[i].msg = c->messages[i];
+        if (!q->bodies)
+            m[i].msg.body = BYTES_NULL;
+    }
+    for (int row = from; row < to; row++)
+        m[pg_get_int16(res, row, COL_CONTENT + RC_N)].body_size = pg_get_int32(res, row, COL_BODY_SIZE);
+    t->messages = m;
+    t->messages_n = c->messages_n;
+    return 0;
+}
+
+/* Rows [from, to) are one transaction, its header first. */
+static int put_tx(struct view_tx_req *q, const PGresult *res, int from, int to) {
+    struct view_tx *t = &q->txs[q->n];
+    *t = (struct view_tx){0};
+    pg_get_uuid(res, from, COL_TX, &t->id);
+    int r = put_messages(q, res, from, to, t);
+    q->n++;
+    if (r < 0)
+        return r;
+    t->decision = (enum tx_decision)pg_get_int16(res, from, COL_VERDICT);
+    t->origin = (enum tx_origin)pg_get_int16(res, from, COL_ORIGIN);
+    t->state = state_of(t->decision, pg_get_int16(res, from, COL_CHECK_STATE) == 1);
+    t->producer = view_text(&q->q, res, from, COL_CONTENT + RC_PRODUCER);
+    t->business_key = view_text(&q->q, res, from, COL_CONTENT + RC_BUSINESS_KEY);
+    t->actor = view_text(&q->q, res, from, COL_ACTOR);
+    t->reason = view_text(&q->q, res, from, COL_REASON);
+    t->check_error = view_text(&q->q, res, from, COL_CHECK_ERROR);
+    t->prepare_us = t->messages_n ? pg_get_time_us(res, from, COL_AT) : 0; /* a tombstone was never prepared */
+    t->decision_us = pg_get_time_us(res, from, COL_DECIDED);
+    if (t->state == TX_PREPARED)
+        t->next_check_us = pg_get_time_us(res, from, COL_DUE);
+    t->checks = pg_get_int32(res, from, COL_TRIES);
+    t->unknowns = pg_get_int32(res, from, COL_UNKNOWNS);
+    return q->q.code;
+}
+
+static void txs_result(struct view_tx_req *q, const PGresult *res) {
+    int rows = PQntuples(res);
+    size_t n = 0;
+    for (int i = 0; i < rows; i++)
+        n += pg_get_int16(res, i, COL_CONTENT + RC_N) == 0;
+    q->txs = arena_zalloc(&q->q.arena, MAX(n, 1) * sizeof(*q->txs));
+    q->contents = arena_zalloc(&q->q.arena, MAX(n, 1) * sizeof(struct tx_content *));
+    if (!q->txs || !q->contents) {
+        q->q.code = -ENOMEM;
+        return;
+    }
+    for (int from = 0, to; from < rows && q->q.code == 0; from = to) {
+        for (to = from + 1; to < rows && pg_get_int16(res, to, COL_CONTENT + RC_N) != 0;)
+            to++;
+        q->q.code = q->n < n ? put_tx(q, res, from, to) : -EINVAL;
+    }
+}
+
+static void tx_request_init(struct view_tx_req *q, view_tx_fn *one, view_list_fn *list, void *arg) {
+    view_req_init(&q->q);
+    q->one = one;
+    q->list = list;
+    q->arg = arg;
+}
+
+/* --- one transaction --- */
+
+static void put_delivery(struct view_tx_req *q, const PGresult *res, int row, struct view_delivery *d) {
+    d->n = pg_get_int16(res, row, D_N);
+    d->sub = pg_get_int32(res, row, D_SUB);
+    d->sub_name = view_text(&q->q, res, row, D_NAME);
+    int32_t failures = pg_get_int32(res, row, D_FAILURES);
+    if (!pg_get_null(res, row, D_DEAD_ATTEMPTS)) {
+        d->state = DELIVERY_STATE_DEAD;
+        d->attempts = pg_get_int32(res, row, D_DEAD_ATTEMPTS);
+        d->last_error = view_text(&q->q, res, row, D_DEAD_ERROR);
+    } else if (!pg_get_null(res, row, D_ATTEMPT)) {
+        d->attempts = pg_get_int32(res, row, D_ATTEMPT);
+        d->state = d->attempts ? DELIVERY_STATE_RETRYING : DELIVERY_STATE_PENDING;
+        d->next_attempt_us = pg_get_time_us(res, row, D_DUE);
+        d->last_error = pg_get_null(res, row, D_ERROR) ? NULL : view_text(&q->q, res, row, D_ERROR);
+    } else if (pg_get_bool(res, row, D_PASSED)) {
+        d->state = DELIVERY_STATE_DELIVERED;
+        d->attempts = failures ? failures + 1 : 0; /* one that succeeds at once leaves no row anywhere */
+        d->last_error = failures ? view_text(&q->q, res, row, D_LAST_FAILURE) : NULL;
+    } else {
+        d->state = DELIVERY_STATE_PENDING;
+    }
+}
+
+static void get_result(struct view_req *req, int i, PGresult *res) {
+    struct view_tx_req *q = CONTAINER_OF(req, struct view_tx_req, q);
+    if (i == 0) {
+        txs_result(q, res);
+        return;
+    }
+    size_t n = (size_t)PQntuples(res);
+    if (q->n == 0 || q->txs[0].state != TX_CONFIRMED || n == 0)
+        return;
+    struct view_delivery *d = arena_zalloc(&q->q.arena, n * sizeof(*d));
+    if (!d) {
+        q->q.code = -ENOMEM;
+        return;
+    }
+    for (size_t k = 0; k < n; k++)
+        put_delivery(q, res, (int)k, &d[k]);
+    q->txs[0].deliveries = d;
+    q->txs[0].deliveries_n = n;
+}
+
+static void get_done(struct view_req *req) {
+    CLEANUP(tx_cleanup) struct view_tx_req *q = CONTAINER_OF(req, struct view_tx_req, q);
+    q->one(q->arg, q->q.code, q->q.code == 0 && q->n ? &q->txs[0] : NULL);
+}
+
+int view_get(struct pg_conn *c, const struct uuid *id, bool bodies, view_tx_fn *fn, void *arg) {
+    CLEANUP(tx_cleanup) struct view_tx_req *q = mem_zalloc(sizeof(*q));
+    if (!q)
+        return -ENOMEM;
+    tx_request_init(q, fn, NULL, arg);
+    q->bodies = bodies;
+    q->q.result = get_result;
+    q->q.done = get_done;
+    struct pg_params tx, deliveries;
+    pg_params_init(&tx);
+    pg_param_uuid(&tx, id);
+    pg_param_bool(&tx, bodies);
+    pg_params_init(&deliveries);
+    pg_param_uuid(&deliveries, id);
+    pg_param_int32(&deliveries, READ_FOLD_ENTRIES);
+    int r = view_begin(c, &q->q);
+    if (r == 0)
+        r = view_send(&q->q, view_stmts, "view_tx", &tx);
+    if (r == 0)
+        r = view_send(&q->q, view_stmts, "view_deliveries", &deliveries);
+    if (r == 0)
+        r = view_end(&q->q);
+    if (r == 0)
+        TAKE(q);
+    return r;
+}
+
+/* --- lists --- */
+
+static void list_result(struct view_req *req, int i, PGresult *res) {
+    UNUSED(i);
+    txs_result(CONTAINER_OF(req, struct view_tx_req, q), res);
+}
+
+static void list_done(struct view_req *req) {
+    CLEANUP(tx_cleanup) struct view_tx_req *q = CONTAINER_OF(req, struct view_tx_req, q);
+    bool ok = q->q.code == 0;
+    q->list(q->arg, q->q.code, ok ? q->txs : NULL, ok ? q->n : 0);
+}
+
+/* The first id that is not before `us`: ids carry whole milliseconds. */
+static void floor_of(int64_t us, struct uuid *ret) {
+    uuid_v7_floor(MIN((MAX(us, 0) + 999) / 1000, (1ll << 48) - 1), ret);
+}
+
+static int ask_list(struct pg_conn *c, const struct view_filter *f, bool stuck, view_list_fn *fn, void *arg) {
+    CLEANUP(tx_cleanup) struct view_tx_req *q = mem_zalloc(sizeof(*q));
+    if (!q)
+        return -ENOMEM;
+    tx_request_init(q, NULL, fn, arg);
+    q->q.result = list_result;
+    q->q.done = list_done;
+    struct uuid lo = {{0}}, hi;
+    memset(&hi, 0xff, sizeof(hi));
+    if (f->start_us)
+        floor_of(f->start_us, &lo);
+    if (f->end_us)
+        floor_of(f->end_us, &hi);
+    if (f->has_before && uuid_cmp(&f->before, &hi) < 0)
+        hi = f->before;
+    struct pg_params p;
+    pg_params_init(&p);
+    pg_param_uuid(&p, &lo);
+    pg_param_uuid(&p, &hi);
+    pg_param_text(&p, f->producer);
+    pg_param_text(&p, f->business_key);
+    pg_param_text(&p, f->topic);
+    if (!stuck)
+        pg_param_int16(&p, (int16_t)f->state);
+    pg_param_int64(&p, MAX(1, MIN(f->limit, VIEW_ROWS_MAX)));
+    int r = view_ask(c, &q->q, view_stmts, stuck ? "view_stuck" : "view_list", &p);
+    if (r == 0)
+        TAKE(q);
+    return r;
+}
+
+int view_list(struct pg_conn *c, const struct store *s, const struct view_filter *f, view_list_fn *fn, void *arg) {
+    UNUSED(s);
+    return ask_list(c, f, f->state == TX_STUCK, fn, arg);
+}
+
+int view_stuck(struct pg_conn *c, const struct view_filter *f, view_list_fn *fn, void *arg) {
+    return ask_list(c, f, true, fn, arg);
+}

@@ -1,0 +1,247 @@
+/*
+ * txmsgd: reads the configuration, wires the rooms, runs until SIGTERM or SIGINT, drains.
+ *
+ * Start: configuration -> store (schema checked, partitions made) -> services -> workers -> gRPC -> HTTP -> "listening".
+ * Stop:  health NOT_SERVING -> calls under way end -> workers drain and seal their lanes -> exit 0. A second signal ends at once.
+ * The main thread's loop only watches: signals, the configuration in the store, partitions, readiness.
+ */
+#include "base/clock.h"
+#include "base/log.h"
+#include "http/http.h"
+#include "store/migrate.h"
+#include "store/partition.h"
+#include "store/stmts.h"
+#include "store/topo.h"
+#include "txmsgd/worker.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+extern char **environ;
+
+enum { READY_LOOK_MS = 200, EXIT_FAILED = 1, EXIT_CONFIG = 2 };
+
+struct daemon {
+    struct config c;
+    struct conf *conf;
+    struct store store;
+    struct loop *loop;
+    struct signals *signals;
+    struct topo_watch *topo;
+    struct partition_keeper *keeper;
+    struct timer *look;
+    struct message_service *messages;
+    struct admin_service *admin;
+    struct rpc_server *rpc;
+    struct http_server *http;
+    struct worker *workers[64];
+    int workers_n;
+    _Atomic bool configured, stopping;
+    bool serving;
+};
+
+/* --- watching --- */
+
+static void on_topology(void *arg, struct topology *t) {
+    struct daemon *d = arg;
+    LOG_INFO("txmsgd", "configuration epoch %lld: %d subscriptions", (long long)t->epoch, t->subs_n);
+    message_service_topology(d->messages, t);
+    for (int i = 0; i < d->workers_n; i++)
+        worker_topology(d->workers[i], t);
+    atomic_store(&d->configured, true);
+}
+
+static void on_applied(void *arg) {
+    struct daemon *d = arg;
+    if (!atomic_load(&d->stopping))
+        topo_watch_kick(d->topo);
+}
+
+static bool ready(void *arg, char *why, size_t why_n) {
+    struct daemon *d = arg;
+    const char *text = NULL;
+    if (atomic_load(&d->stopping))
+        text = "stopping";
+    else if (!atomic_load(&d->configured))
+        text = "the configuration is not read from the store yet";
+    for (int i = 0; !text && i < d->workers_n; i++)
+        if (!worker_ready(d->workers[i]))
+            text = "a worker cannot commit: the store is away, read-only or taken over";
+    snprintf(why, why_n, "%s", text ? text : "ready");
+    return !text;
+}
+
+static void on_look(void *arg) {
+    struct daemon *d = arg;
+    char why[128];
+    bool now = ready(d, why, sizeof(why));
+    if (now != d->serving) {
+        LOG_INFO("txmsgd", "%s", why);
+        rpc_server_health(d->rpc, now);
+        d->serving = now;
+    }
+    timer_arm(d->look, READY_LOOK_MS);
+}
+
+static void on_signal(void *arg, int signum) {
+    struct daemon *d = arg;
+    if (signum == SIGHUP)
+        return;
+    LOG_INFO("txmsgd", "signal %d: draining", signum);
+    atomic_store(&d->stopping, true);
+    signals_free(d->signals);
+    topo_watch_free(d->topo);
+    partition_keeper_free(d->keeper);
+    timer_free(d->look);
+    loop_stop(d->loop);
+}
+
+/* --- starting --- */
+
+static struct store_options store_options(const struct config *c) {
+    return (struct store_options){.dsn = c->dsn,
+                                  .partitions_ahead = c->partitions_ahead,
+                                  .lane_batch = c->lane_batch,
+                                  .lane_batch_bytes = c->lane_batch_bytes,
+                                  .lane_queue = c->lane_queue,
+                                  .lane_queue_bytes = c->lane_queue_bytes,
+                                  .cache_bytes = c->lane_cache,
+                                  .progress_ms = c->lane_progress_ms,
+                                  .dead_after_ms = c->dead_after_ms,
+                                  .statement_timeout_ms = c->statement_timeout_ms};
+}
+
+static int start_services(struct daemon *d, struct errmsg *e) {
+    struct message_options o = {.mailbox = d->c.lane_queue, .queries = 256};
+    config_limits(&d->c, &o.limits);
+    int r = message_service_new(&d->store, &o, (int)d->c.workers, &d->messages);
+    if (r == 0)
+        r = admin_service_new(&d->store, on_applied, d, &d->admin);
+    for (int i = 0; r == 0 && i < (int)d->c.workers; i++, d->workers_n = i)
+        r = worker_new(&d->c, &d->store, d->messages, i == 0 ? d->admin : NULL, i, &d->workers[i]);
+    return r < 0 ? err_set(e, r, "cannot make the workers: %s", err_text(r)) : 0;
+}
+
+static int start_rpc(struct daemon *d, struct errmsg *e) {
+    const struct rpc_server_options o = {.listen = d->c.grpc_listen,
+                                         .threads = (int)d->c.grpc_threads,
+                                         .slots = (int)d->c.grpc_slots,
+                                         .receive_bytes = d->c.grpc_receive,
+                                         .max_concurrent_streams = d->c.grpc_streams,
+                                         .arena_bytes = 4 * d->c.grpc_receive,
+                                         .deadline_max_ms = d->c.grpc_deadline_ms};
+    struct rpc_method all[32];
+    size_t n, m;
+    const struct rpc_method *messages = message_service_methods(d->messages, &n);
+    const struct rpc_method *admin = admin_service_methods(d->admin, &m);
+    ASSERT(n + m <= ARRAY_LEN(all));
+    memcpy(all, messages, n * sizeof(*all));
+    memcpy(all + n, admin, m * sizeof(*all));
+    int r = rpc_server_new(&o, all, n + m, &d->rpc, e);
+    if (r < 0)
+        return r;
+    message_service_rpc(d->messages, d->rpc);
+    admin_service_rpc(d->admin, d->rpc);
+    return rpc_server_start(d->rpc, e);
+}
+
+static int start_watching(struct daemon *d, struct errmsg *e) {
+    int r = topo_watch_new(d->loop, &d->store, on_topology, d, &d->topo);
+    if (r == 0)
+        r = partition_keeper_new(d->loop, &d->store, &d->keeper);
+    if (r == 0)
+        r = timer_new(d->loop, on_look, d, &d->look);
+    if (r == 0)
+        r = signals_new(d->loop, on_signal, d, &d->signals);
+    if (r < 0)
+        return err_set(e, r, "cannot watch: %s", err_text(r));
+    timer_arm(d->look, 0);
+    return 0;
+}
+
+static int start(struct daemon *d, struct errmsg *e) {
+    const struct store_options so = store_options(&d->c);
+    int r = loop_new("main", &d->loop);
+    if (r < 0)
+        return err_set(e, r, "cannot make a loop: %s", err_text(r));
+    if ((r = store_open(&so, &d->store, e)) < 0 || (r = start_services(d, e)) < 0 || (r = start_rpc(d, e)) < 0 ||
+        (r = start_watching(d, e)) < 0)
+        return r;
+    const struct http_options ho = {
+        .listen = d->c.http_listen, .max_connections = (int)d->c.http_connections, .ready = ready, .arg = d};
+    if ((r = http_server_new(&ho, &d->http, e)) < 0)
+        return r;
+    for (int i = 0; i < d->workers_n; i++)
+        if ((r = worker_start(d->workers[i])) < 0)
+            return err_set(e, r, "cannot start a thread: %s", err_text(r));
+    return 0;
+}
+
+/* --- stopping --- */
+
+static void stop(struct daemon *d) {
+    /* Beyond all bounded steps the process ends anyway: an adopter finishes the work. */
+    alarm((unsigned)(d->c.drain_ms / 1000) + 40);
+    rpc_server_health(d->rpc, false);
+    rpc_server_stop(d->rpc, d->c.drain_ms);
+    for (int i = 0; i < d->workers_n; i++)
+        worker_close(d->workers[i]);
+    for (int i = 0; i < d->workers_n; i++)
+        worker_join(d->workers[i]);
+    http_server_free(d->http);
+    rpc_server_free(d->rpc);
+    message_service_free(d->messages);
+    admin_service_free(d->admin);
+    loop_free(d->loop);
+}
+
+static void print_statements(void) {
+    struct buf out;
+    buf_init(&out, 1 << 20);
+    stmts_print(&out);
+    fputs(buf_str(&out), stdout);
+    buf_deinit(&out);
+}
+
+static void print_options(void) {
+    struct buf out;
+    buf_init(&out, 1 << 20);
+    conf_reference(config_options, &out);
+    fputs(buf_str(&out), stdout);
+    buf_deinit(&out);
+}
+
+int main(int argc, char **argv) {
+    static struct daemon d;
+    struct errmsg e = ERRMSG_NULL;
+    if (argc == 2 && !strcmp(argv[1], "--version")) {
+        puts("txmsgd " TXMSG_VERSION);
+        return 0;
+    }
+    if (argc == 2 && !strcmp(argv[1], "--print-options")) {
+        print_options();
+        return 0;
+    }
+    if (argc == 2 && !strcmp(argv[1], "--print-statements")) {
+        print_statements();
+        return 0;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    d.conf = conf_load(config_options, &d.c, argc, argv, environ, &e);
+    enum log_level level = LOG_LEVEL_INFO;
+    if (!d.conf || config_check(&d.c, &e) < 0 || log_level_parse(d.c.log_level, &level) < 0) {
+        fprintf(stderr, "txmsgd: %s\n", e.text[0] ? e.text : "log.level must be error, warn, info or debug");
+        return EXIT_CONFIG;
+    }
+    log_set_level(level);
+    if (start(&d, &e) < 0) {
+        LOG_ERROR("txmsgd", "%s", e.text);
+        return EXIT_FAILED;
+    }
+    LOG_INFO("txmsgd", "listening grpc=127.0.0.1:%d http=127.0.0.1:%d", rpc_server_port(d.rpc), http_server_port(d.http));
+    int r = loop_run(d.loop);
+    stop(&d);
+    conf_free(d.conf);
+    LOG_INFO("txmsgd", "stopped");
+    return r < 0 ? EXIT_FAILED : 0;
+}

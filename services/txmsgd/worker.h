@@ -1,0 +1,20 @@
+/*
+ * A worker: one loop thread with a lane of its own, the lanes it adopted, and its share of checks and deliveries.
+ * Only wiring; what the parts do stands in their rooms.
+ */
+#pragma once
+
+#include "admin/admin.h"
+#include "message/message.h"
+#include "txmsgd/config.h"
+
+struct worker;
+/* Before its thread runs. `admin` may be NULL: then this worker serves no admin calls. */
+int worker_new(const struct config *c, struct store *s, struct message_service *messages, struct admin_service *admin, int index,
+               struct worker **ret) MUSTCHECK;
+int worker_start(struct worker *w) MUSTCHECK;
+void worker_topology(struct worker *w, struct topology *t); /* @thread any */
+bool worker_ready(const struct worker *w);                  /* @thread any: its lane can commit */
+/* Drains: deliveries under way end, the lane commits what it has and is sealed, the run is retired. Ends the thread. @thread any */
+void worker_close(struct worker *w);
+void worker_join(struct worker *w); /* after worker_close; frees */

@@ -1,0 +1,13 @@
+"""What the tests stand on: private servers, programmable peers, a gRPC client, and one world (database, daemon, topology)
+for each test module. The servers themselves are deploy/servers, shared with the quickstart."""
+
+import os
+import pathlib
+import sys
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("TXMSG_BUILD") or TOP / "build").resolve()
+
+for place in (TOP / "deploy", TOP / "deploy/demo"):
+    if str(place) not in sys.path:
+        sys.path.insert(0, str(place))

@@ -1,0 +1,209 @@
+"""PostgreSQL goes away, freezes, or is too slow: nothing is answered OK that is not stored, and recovery needs nobody."""
+
+import concurrent.futures
+import os
+import signal
+import threading
+
+import grpc
+import pytest
+from harness.client import (CONFIRMED, DEADLINE, Client, error_of, message, prepare_request, publish_request, result_error)
+from harness.ids import uuid7
+from harness.peers import Proxy
+from harness.world import POSTGRES
+from servers.postgres import Postgres
+from servers.process import wait_until
+
+
+@pytest.fixture(scope="module")
+def world(site):
+    """A world with a PostgreSQL of its own, behind a proxy."""
+    postgres = Postgres(site.base / "postgres-outage", POSTGRES).start()
+    proxy = Proxy(postgres.port)
+    made = site.world("outage", {"store.statement_timeout": "2s"}, postgres=postgres, tcp_port=proxy.port)
+    made.proxy = proxy
+    made.start()
+    try:
+        yield made
+    finally:
+        made.close()
+        proxy.close()
+        postgres.close()
+
+
+@pytest.fixture
+def topic(world):
+    topic = world.topic(nowhere={"discard": {}})
+    yield topic
+    world.proxy.mend()
+    world.proxy.target = world.postgres.port
+    works_again(world, topic)
+
+
+def works_again(world, topic):
+    def publishes():
+        try:
+            return world.client.messages.Publish(publish_request([message(topic)], tx=uuid7()), timeout=5)
+        except grpc.RpcError as error:
+            assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED,
+                                    grpc.StatusCode.DEADLINE_EXCEEDED), error
+            return None
+
+    wait_until(publishes, 30, "the service works again")
+    wait_until(lambda: world.txmsgd.get("/readyz")[0] == 200, 10, "and says so")
+
+
+def refused_by_outage(world, topic, timeout=DEADLINE):
+    with pytest.raises(grpc.RpcError) as caught:
+        world.client.messages.Publish(publish_request([message(topic)], tx=uuid7()), timeout=timeout)
+    error = error_of(caught.value)
+    assert (error.code, error.reason) in {("UNAVAILABLE", "STORE_UNAVAILABLE"), ("UNAVAILABLE", "OUTCOME_UNKNOWN")}, error
+    return error
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["fast", "crash"])
+def test_restart_of_postgres(world, topic, how):
+    kept = world.client.publish([message(topic)], tx=uuid7()).transaction_id
+    world.postgres.stop(how)
+    refused_by_outage(world, topic)
+    wait_until(lambda: world.txmsgd.get("/readyz")[0] == 503, 20, "readyz says no")
+    assert world.txmsgd.get("/healthz")[0] == 200
+    with pytest.raises(grpc.RpcError) as caught:
+        world.client.get(kept)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    world.postgres.start()
+    world.proxy.target = world.postgres.port
+    works_again(world, topic)
+    assert world.client.get(kept).state == CONFIRMED
+
+
+def test_connections_are_cut(world, topic):
+    world.proxy.cut()
+    refused_by_outage(world, topic)
+    world.proxy.mend()
+    works_again(world, topic)
+
+
+def test_cut_under_load_loses_no_ok(world, topic):
+    """Connections are cut again and again, some in the middle of a commit. What was answered OK is stored; what ended
+    otherwise can be repeated under its id and ends well, as one row."""
+    stop, lock, acknowledged = threading.Event(), threading.Lock(), set()
+
+    def produce():
+        client = Client(world.txmsgd.grpc)
+        while not stop.is_set():
+            tx = uuid7()
+            for _ in range(400):
+                try:
+                    client.messages.Publish(publish_request([message(topic, tx)], tx=tx), timeout=10)
+                    break
+                except grpc.RpcError as error:
+                    assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED), error
+                    stop.wait(0.02)
+            else:
+                raise AssertionError(f"{tx} never ended well")
+            with lock:
+                acknowledged.add(tx)
+        client.close()
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        producers = [pool.submit(produce) for _ in range(6)]
+        try:
+            for _ in range(6):
+                goal = len(acknowledged) + 100
+                wait_until(lambda goal=goal: len(acknowledged) >= goal, 40, "producers get on")
+                world.proxy.cut(refuse=False)
+        finally:
+            stop.set()
+        for p in producers:
+            p.result(timeout=60)
+    stored = {str(row[0]) for row in world.sql("SELECT tx FROM decision WHERE verdict = 1")}
+    assert acknowledged <= stored
+    twice = world.sql("SELECT id, count(*) FROM (SELECT unnest(conf) AS id FROM lane_log) l GROUP BY id HAVING count(*) > 1")
+    assert not twice, "a transaction was confirmed by two entries of the log"
+
+
+def test_frozen_postgres(world, topic):
+    """A database that hangs is an outage too: callers hear of it at their deadline or before, and it passes."""
+    world.postgres.process.signal(signal.SIGSTOP)
+    children = [int(row) for row in pids_of(world.postgres.process.pid)]
+    for pid in children:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(grpc.RpcError) as caught:
+            world.client.messages.Publish(publish_request([message(topic)], tx=uuid7()), timeout=3)
+        assert caught.value.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
+    finally:
+        for pid in [*children, world.postgres.process.pid]:
+            try:
+                os.kill(pid, signal.SIGCONT)
+            except ProcessLookupError:
+                pass
+    works_again(world, topic)
+
+
+def pids_of(parent):
+    with open(f"/proc/{parent}/task/{parent}/children", encoding="ascii") as f:
+        return f.read().split()
+
+
+def test_batch_during_an_outage(world, topic):
+    """Each operation says for itself that it was not stored."""
+    world.proxy.cut()
+    try:
+        results = world.client.batch([publish_request([message(topic)], tx=uuid7()) for _ in range(3)])
+    except grpc.RpcError as error:
+        assert error_of(error).code == "UNAVAILABLE"
+    else:
+        assert {result_error(r).code for r in results} == {"UNAVAILABLE"}
+    finally:
+        world.proxy.mend()
+
+
+def test_starts_before_its_database(world, topic):
+    """A daemon that starts while the database is away comes up by itself when the database does, or ends with a clear
+    line for whoever starts it again."""
+    world.proxy.cut()
+    late = world.daemon("late", dsn=world.postgres.dsn(world.name, port=world.proxy.port))
+    try:
+        late.start(ready=False)
+    except Exception:
+        assert late.process.popen.returncode == 1
+        late.process = None
+        world.proxy.mend()
+        late.start()
+    else:
+        assert late.get("/readyz")[0] == 503
+        world.proxy.mend()
+        late.wait_ready()
+    assert late.stop() == 0
+
+
+def test_mailbox_is_bounded(site):
+    """With a tiny queue a burst is refused before acceptance, with a time to come back; what was accepted is stored."""
+    small = site.world("overload", {"lane.queue": "64"}).start()
+    try:
+        topic = small.topic(nowhere={"discard": {}})
+        small.sql("BEGIN; LOCK TABLE lane_log IN SHARE MODE")
+        futures = [small.client.messages.Prepare.future(prepare_request([message(topic)], tx=uuid7()), timeout=60)
+                   for _ in range(1500)]
+
+        def some_refused():
+            return any(f.done() and f.code() == grpc.StatusCode.RESOURCE_EXHAUSTED for f in futures)
+
+        wait_until(some_refused, 30, "a call is refused")
+        small.sql("COMMIT")
+        accepted, refusals = 0, 0
+        for future in futures:
+            try:
+                future.result()
+                accepted += 1
+            except grpc.RpcError as error:
+                found = error_of(error)
+                assert (found.code, found.reason) == ("RESOURCE_EXHAUSTED", "OVERLOADED"), found
+                assert 0 < found.retry_seconds < 60
+                refusals += 1
+        assert accepted and refusals
+        assert small.sql("SELECT count(*) FROM message")[0][0] == accepted
+    finally:
+        small.close()

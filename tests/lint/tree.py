@@ -1,0 +1,38 @@
+"""The files of the project, for the lints: what git tracks or would track, or all there is where git is not at hand."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+IGNORED = {".git", ".venv", "__pycache__", ".pytest_cache"}
+
+
+def files(*suffixes):
+    """Paths of regular files with one of these suffixes (all, if none is given), relative to the top."""
+    listed = subprocess.run(["git", "-C", TOP, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+                            capture_output=True, check=False)
+    if listed.returncode == 0:
+        names = [pathlib.Path(os.fsdecode(name)) for name in listed.stdout.split(b"\0") if name]
+    else:
+        names = [p.relative_to(TOP) for p in TOP.rglob("*") if not IGNORED & set(p.parts)
+                 and not p.relative_to(TOP).parts[0].startswith("build")]
+    return sorted(n for n in set(names) if (TOP / n).is_file() and (not suffixes or n.suffix in suffixes))
+
+
+def text(name):
+    """The text of a file, None if it is not text."""
+    try:
+        return (TOP / name).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def end(faults, what):
+    """Says what was found and ends."""
+    for fault in faults:
+        print(fault)
+    if faults:
+        print(f"{len(faults)} {what}")
+    sys.exit(1 if faults else 0)
