@@ -19,7 +19,7 @@ def daemon_binary(build):
 
 
 def ctl_binary(build):
-    return pathlib.Path(build) / "client/txmsgctl"
+    return pathlib.Path(build) / "client/txmsgctl/txmsgctl"
 
 
 def clean_environment(extra=None):

@@ -1,6 +1,6 @@
 /*
  * libcrypto behind four small verbs. The digest implementation is fetched once per process; a struct sha256 keeps one
- * context for its whole life, so hashing allocates nothing. A struct sha256 has one owner; the rest is @thread any.
+ * context for its whole life. A struct sha256 has one owner; the rest is @thread any.
  */
 #include "base/crypto.h"
 
@@ -41,7 +41,10 @@ void sha256_free(struct sha256 *s) {
     mem_free(s);
 }
 
-/* A missing type means the one of sha256_new: no lookup and no allocation, so it cannot fail. */
+/*
+ * A missing type means the one of sha256_new: no lookup. OpenSSL 3.0 still replaces its inner state of some 100 bytes
+ * here; without memory for that the process ends, because a digest must never be wrong in silence.
+ */
 void sha256_reset(struct sha256 *s) {
     ASSERT(EVP_DigestInit_ex(s->ctx, NULL, NULL) == 1);
 }

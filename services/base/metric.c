@@ -2,9 +2,9 @@
  * The registry: families and their series are only ever appended, never freed, and published by release stores, so the
  * printer walks them without a lock while hot paths add with relaxed atomics. Locks guard finding and making only.
  *
- * A gauge is a set part (a double) plus what was added since (an integer), so adding is one atomic add here, too; a print
- * that falls between the two stores of a set may see the old part alone. A histogram counts per bucket and adds to an integer sum in fractions of
- * its unit; its count is the sum of the buckets, so the two always agree in one print.
+ * A gauge is a set part (a double) plus what was added since (an integer), so adding is one atomic add here, too; a
+ * print that falls between the two stores of a set may see the old part alone. A histogram counts per bucket and adds
+ * to an integer sum in fractions of its unit; its count is the sum of the buckets, so both agree in one print.
  */
 #include "base/metric.h"
 

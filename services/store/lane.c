@@ -121,11 +121,16 @@ void lane_try(struct lane *l) {
         return;
     }
     bool due = l->kick_ns && l->kick_ns <= clock_mono_ns();
-    if (list_empty(&l->queue) && !due && !l->closing) {
-        if (l->kick_ns && !timer_armed(l->timer))
+    /* A closing lane takes its riders along once more; a batch of cursors only would go on for ever, as each is an entry to pass. */
+    bool last = l->closing && !l->last_ride;
+    if (list_empty(&l->queue) && !due && !last) {
+        if (l->closing)
+            seal(l);
+        else if (l->kick_ns && !timer_armed(l->timer))
             timer_arm(l->timer, 1);
         return;
     }
+    l->last_ride = l->closing && list_empty(&l->queue);
     l->kick_ns = 0;
     l->depth++;
     bool formed = batch_form(l);

@@ -130,6 +130,7 @@ static void take_ops(struct lane *l) {
         if (op_in_batch(l, &op->id) || !period_fits(l, op, &lo, &hi))
             continue;
         list_del(&op->link);
+        op->queued = false;
         l->queue_n--;
         l->queue_bytes -= n;
         b->bytes += n;

@@ -36,7 +36,7 @@ static void count_error(const char *cls) {
 
 static void answer_winner(struct lane *l, struct lane_op *op) {
     const struct lane_batch *b = &l->b;
-    op->prepare_us = op->won_header ? b->at_us : 0;
+    op->prepare_us = op->won_header && op->kind != OP_CANCEL ? b->at_us : 0;
     op->decision_us = op->won_decision ? b->at_us : 0;
     op->decided_by = op->won_decision ? op->origin : TX_ORIGIN_NONE;
     op->state = !op->won_decision ? TX_PREPARED : op->kind == OP_CANCEL ? TX_CANCELLED : TX_CONFIRMED;

@@ -95,7 +95,7 @@ struct lane {
     struct timer *timer, *sweep;
     struct pg_run pg;
     enum lane_state state;
-    bool adopted, allowed, closing, freed;
+    bool adopted, allowed, closing, last_ride, freed;
     int depth; /* callbacks of ours on the stack */
     int32_t number, next_seq;
     uint64_t kick_ns; /* when a rider wants a commit; 0 = not */

@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 
 import pytest
+from harness import BUILD
 from harness.client import CANCELLED, CONFIRMED, PREPARED
 from harness.ids import uuid7
 from servers.process import free_port
@@ -119,7 +120,7 @@ def test_help_is_0(world):
 
 
 def test_unreachable_is_3(world, site):
-    nobody = Ctl(world.ctl.binary.parents[1], server=f"127.0.0.1:{free_port()}")
+    nobody = Ctl(BUILD, server=f"127.0.0.1:{free_port()}")
     done = nobody.run("--timeout", "2s", "list")
     assert done.returncode == 3 and done.stderr.strip()
     done = world.ctl.run("migrate", "status", env={"TXMSG_DSN": f"host=127.0.0.1 port={free_port()} user=u dbname=d"})
@@ -170,7 +171,7 @@ class TestMigrate:
     @pytest.fixture
     def empty(self, world):
         name = f"{world.name}_{next(world.serial)}"
-        return Ctl(world.ctl.binary.parents[1], dsn=world.postgres.create_database(name))
+        return Ctl(BUILD, dsn=world.postgres.create_database(name))
 
     def test_up_is_idempotent(self, empty):
         assert empty.run("migrate", "status").returncode in (0, 1)

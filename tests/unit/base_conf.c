@@ -15,7 +15,8 @@ struct target {
 };
 
 static const struct conf_option table[] = {
-    {"grpc.listen", CONF_STR, "127.0.0.1:7400", .help = "Where gRPC | listens.", .offset = offsetof(struct target, listen)},
+    {"grpc.listen", CONF_STR, "127.0.0.1:7400", .help = "Where gRPC | listens.",
+     .offset = offsetof(struct target, listen)},
     {"dsn", CONF_STR, NULL, .secret = true, .help = "PostgreSQL.", .offset = offsetof(struct target, dsn)},
     {"http.admin_token", CONF_STR, NULL, .secret = true, .help = "Token.", .offset = offsetof(struct target, token)},
     {"workers", CONF_INT, "2", 1, 64, .help = "Threads.", .offset = offsetof(struct target, workers)},
@@ -211,12 +212,13 @@ static void test_bad_files(void **state) {
 static void test_secret_file(void **state) {
     static const struct {
         const char *text, *want;
-    } cases[] = {{"s3cret\n", "s3cret"}, {"s3cret", "s3cret"}, {"s3cret\r\n", "s3cret"}, {" two\nlines\n\n", " two\nlines\n"},
-                 {"\n", ""},             {"", ""}};
+    } cases[] = {{"s3cret\n", "s3cret"}, {"s3cret", "s3cret"}, {"s3cret\r\n", "s3cret"},
+                 {" two\nlines\n\n", " two\nlines\n"}, {"\n", ""}, {"", ""}};
     struct target t;
     char env[300];
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-        snprintf(env, sizeof(env), "TXMSG_HTTP_ADMIN_TOKEN_FILE=%s", file("token", cases[i].text, strlen(cases[i].text)));
+        char *path = file("token", cases[i].text, strlen(cases[i].text));
+        snprintf(env, sizeof(env), "TXMSG_HTTP_ADMIN_TOKEN_FILE=%s", path);
         struct conf *c = load(&t, NULL, WORDS(env));
         if (!c)
             fail_msg("%s", why.text);

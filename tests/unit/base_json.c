@@ -120,7 +120,8 @@ static void test_write_bound(void **state) {
 static void test_members(void **state) {
     struct errmsg e = ERRMSG_NULL;
     CLEANUP_JSON json_t *j = json_parse(
-        BYTES_LIT("{\"s\":\"x\",\"i\":5,\"r\":1.5,\"b\":true,\"n\":null,\"d\":\"1.500s\",\"bad\":\"1x\",\"neg\":-1}"), &e);
+        BYTES_LIT("{\"s\":\"x\",\"i\":5,\"r\":1.5,\"b\":true,\"n\":null,"
+                  "\"d\":\"1.500s\",\"bad\":\"1x\",\"neg\":-1}"), &e);
     const char *s;
     int64_t i;
     double r;

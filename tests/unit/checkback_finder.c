@@ -255,7 +255,7 @@ static void model_read(unsigned *seed) {
     struct undecided rows[64];
     reader_undecided_fn *fn = TAKE(t.reader.undecided.fn);
     int32_t from = t.reader.undecided.pos.seq;
-    int n = t.reader.undecided.cls == 0 ? (int)MIN(rand_r(seed) % 40, (unsigned)(SEQS - from)) : 0;
+    int n = t.reader.undecided.cls == 0 ? MIN((int)(rand_r(seed) % 40), SEQS - from) : 0;
 
     for (int i = 0; i < n; i++)
         rows[i] = (struct undecided){id_of(from + i, 0), "shop", from + i};
