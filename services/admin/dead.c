@@ -1,7 +1,7 @@
 /* ListDeadLetters, GetDeadLetter, RedriveDeadLetters. A dead letter is named "<subscription>/<transaction_id>.<n>". */
 #include "admin/admin_private.h"
 
-enum { NAMES_MAX = 10000, SAMPLE = 10 };
+enum { NAMES_MAX = 1000, REDRIVE_MAX = 10000, SAMPLE = 10 };
 
 struct dead {
     struct job job;
@@ -9,7 +9,7 @@ struct dead {
     struct dead_key *keys;
     size_t keys_n;
     bool force, with_body;
-    const char *actor, *reason;
+    const char *actor, *reason, *name;
     int64_t count;
     Txmsg__V1__DeadLetter **sample;
     size_t sample_n;
@@ -164,6 +164,8 @@ static void on_get(void *arg, int code, const struct view_dead *d, size_t n) {
         job_unavailable(&j->job);
     } else if (n == 0) {
         job_refuse(&j->job, RPC_NOT_FOUND, "DEAD_LETTER_NOT_FOUND", NULL, "no such dead letter");
+        j->job.err.meta[0] = "name";
+        j->job.err.meta[1] = j->name;
     } else if (resp) {
         txmsg__v1__get_dead_letter_response__init(resp);
         resp->dead_letter = letter_of(a, &d[0], j->with_body);
@@ -187,6 +189,7 @@ void admin_get_dead(struct rpc_call *call, void *service) {
         return;
     j->keys = (struct dead_key *)(j + 1);
     j->with_body = q->include_body;
+    j->name = q->name;
     if (parse_name(rpc_call_arena(call), q->name, j->keys) < 0) {
         call_refuse(call, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "name", "is not <subscription>/<transaction_id>.<n>");
         return;
@@ -203,7 +206,8 @@ static void on_count(void *arg, int code, int64_t count) {
         job_unavailable(&j->job);
     } else if (resp) {
         txmsg__v1__redrive_dead_letters_response__init(resp);
-        resp->count = count;
+        resp->count = MIN(count, (int64_t)REDRIVE_MAX);
+        resp->more = count > REDRIVE_MAX || (j->force && !j->keys_n && count == REDRIVE_MAX);
         resp->sample = j->sample;
         resp->n_sample = j->sample_n;
         j->job.response = &resp->base;
@@ -232,6 +236,7 @@ static void on_sample(void *arg, int code, const struct view_dead *d, size_t n) 
         if (o)
             j->sample[j->sample_n++] = o;
     }
+    j->filter.limit = 0; /* of the sample only */
     redrive(j);
 }
 
@@ -259,7 +264,7 @@ void admin_redrive(struct rpc_call *call, void *service) {
         return;
     }
     if (q->n_names > NAMES_MAX || !(j->keys = arena_alloc(a, MAX(q->n_names, 1u) * sizeof(*j->keys)))) {
-        call_refuse(call, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "names", "has more than 10000 entries");
+        call_refuse(call, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "names", "has more than 1000 entries");
         return;
     }
     for (size_t i = 0; i < q->n_names; i++)

@@ -1,7 +1,7 @@
 /*
  * ApplyTopology and ExportTopology. The stored spec of an object is the JSON form of its message without what is not configuration
- * (name, where a new subscription starts, state). Secrets leave the service as "***" only; applying that word is refused by the
- * validation, so that an edited export cannot silently drop a secret.
+ * (name, where a new subscription starts, state). Secrets leave the service as "***" only, and that word in an applied object means
+ * what is stored there: an edited export can be applied again. Where nothing is stored the validation refuses the word.
  */
 #include "admin/admin_private.h"
 
@@ -11,7 +11,8 @@ enum { OBJECTS_MAX = 10000, SPEC_BYTES_MAX = 256 << 10 };
 
 struct apply {
     struct job job;
-    const struct topo_object *objects;
+    struct topo_object *objects;
+    bool masked; /* some object holds "***" */
     size_t objects_n;
     bool validate_only, prune;
     const char *actor;
@@ -74,10 +75,96 @@ static void on_applied(void *arg, int code, const char *why, const struct topo_c
     job_done(&j->job);
 }
 
-static void run_apply(struct job *job) {
-    struct apply *j = CONTAINER_OF(job, struct apply, job);
+static void start_apply(struct apply *j) {
+    struct job *job = &j->job;
     int r = topo_apply(job_conn(job), j->objects, j->objects_n, j->validate_only, j->prune, j->actor, on_applied, j);
     if (r < 0) {
+        job_unavailable(job);
+        job_done(job);
+    }
+}
+
+/* --- secrets --- */
+
+/* "scheme://user:password@host" -> "scheme://user:***@host" */
+static json_t *masked_url(const char *url) {
+    const char *at = strrchr(url, '@'), *host = strstr(url, "://");
+    const char *colon = host && at && at > host ? memchr(host + 3, ':', (size_t)(at - host - 3)) : NULL;
+    if (!colon)
+        return NULL;
+    char text[1024];
+    snprintf(text, sizeof(text), "%.*s:***%s", (int)(colon - url), url, at);
+    return json_string(text);
+}
+
+/* `all`: every string is a secret (the values of static headers). */
+static void mask(json_t *j, bool all) {
+    const char *key;
+    json_t *value;
+    void *next;
+    json_object_foreach_safe(j, next, key, value) {
+        if (json_is_object(value)) {
+            mask(value, !strcmp(key, "headers"));
+        } else if ((all || !strcmp(key, "secret")) && json_is_string(value) && *json_string_value(value)) {
+            json_object_set_new(j, key, json_string("***"));
+        } else if (!strcmp(key, "url") && json_is_string(value)) {
+            json_t *masked = masked_url(json_string_value(value));
+            if (masked)
+                json_object_set_new(j, key, masked);
+        }
+    }
+}
+
+/* Puts the stored text wherever the new object has the mask that an export shows for it. */
+static void unmask(json_t *new, const json_t *stored, const json_t *shown) {
+    const char *key;
+    json_t *value;
+    void *next;
+    json_object_foreach_safe(new, next, key, value) {
+        json_t *was = json_object_get(stored, key), *mask_of = json_object_get(shown, key);
+        if (json_is_object(value) && json_is_object(was))
+            unmask(value, was, mask_of);
+        else if (json_is_string(value) && was && mask_of && !json_equal(was, mask_of) && json_equal(value, mask_of))
+            json_object_set(new, key, was);
+    }
+}
+
+static void on_current(void *arg, int code, const struct topo_object *stored, size_t n, int64_t epoch) {
+    struct apply *j = arg;
+    struct arena *a = rpc_call_arena(j->job.call);
+    UNUSED(epoch);
+    if (code < 0) {
+        job_unavailable(&j->job);
+        job_done(&j->job);
+        return;
+    }
+    for (size_t i = 0; i < j->objects_n; i++) {
+        struct topo_object *o = &j->objects[i];
+        for (size_t k = 0; strstr(o->spec, "***") && k < n; k++) {
+            if (stored[k].kind != o->kind || strcmp(stored[k].name, o->name))
+                continue;
+            CLEANUP_JSON json_t *new = json_parse(bytes_str(o->spec), NULL), *was = json_parse(bytes_str(stored[k].spec), NULL);
+            struct buf text CLEANUP_BUF;
+            buf_init(&text, SPEC_BYTES_MAX);
+            CLEANUP_JSON json_t *shown = was ? json_deep_copy(was) : NULL;
+            if (!new || !shown)
+                continue;
+            mask(shown, false);
+            unmask(new, was, shown);
+            const char *spec = json_write(&text, new) == 0 ? arena_strndup(a, text.p, text.n) : NULL;
+            if (spec)
+                o->spec = spec;
+            break;
+        }
+    }
+    start_apply(j);
+}
+
+static void run_apply(struct job *job) {
+    struct apply *j = CONTAINER_OF(job, struct apply, job);
+    if (!j->masked) {
+        start_apply(j);
+    } else if (topo_export(job_conn(job), on_current, j) < 0) {
         job_unavailable(job);
         job_done(job);
     }
@@ -112,6 +199,8 @@ void admin_apply(struct rpc_call *call, void *service) {
     }
     j->objects = o;
     j->objects_n = n;
+    for (size_t i = 0; i < n; i++)
+        j->masked |= strstr(o[i].spec, "***") != NULL;
     j->validate_only = q->validate_only;
     j->prune = q->prune;
     j->actor = *q->actor ? q->actor : "rpc";
@@ -119,34 +208,6 @@ void admin_apply(struct rpc_call *call, void *service) {
 }
 
 /* --- export --- */
-
-/* "scheme://user:password@host" -> "scheme://user:***@host" */
-static json_t *masked_url(const char *url) {
-    const char *at = strrchr(url, '@'), *host = strstr(url, "://");
-    const char *colon = host && at && at > host ? memchr(host + 3, ':', (size_t)(at - host - 3)) : NULL;
-    if (!colon)
-        return NULL;
-    char text[1024];
-    snprintf(text, sizeof(text), "%.*s:***%s", (int)(colon - url), url, at);
-    return json_string(text);
-}
-
-static void mask(json_t *j) {
-    const char *key;
-    json_t *value;
-    void *next;
-    json_object_foreach_safe(j, next, key, value) {
-        if (json_is_object(value)) {
-            mask(value);
-        } else if (!strcmp(key, "secret") && json_is_string(value) && *json_string_value(value)) {
-            json_object_set_new(j, key, json_string("***"));
-        } else if (!strcmp(key, "url") && json_is_string(value)) {
-            json_t *masked = masked_url(json_string_value(value));
-            if (masked)
-                json_object_set_new(j, key, masked);
-        }
-    }
-}
 
 static const ProtobufCMessageDescriptor *descriptor_of(enum topo_kind k) {
     return k == TOPO_TOPIC      ? &txmsg__v1__topic__descriptor
@@ -159,7 +220,7 @@ static ProtobufCMessage *parse_object(struct arena *a, const struct topo_object 
     ProtobufCMessage *m = NULL;
     if (!j)
         return NULL;
-    mask(j);
+    mask(j, false);
     json_object_set_new(j, "name", json_string(o->name));
     return jsonpb_parse(descriptor_of(o->kind), j, a, &m, NULL) == 0 ? m : NULL;
 }

@@ -191,10 +191,12 @@ static void on_collect(void *arg, struct lane_batch *b) {
     }
 }
 
-static void report_stuck(const struct check *c) {
+static void report_stuck(struct check *c) {
     char id[UUID_TEXT];
 
     metric_add(c->producer->stuck, 1);
+    if (!log_limit_pass(&c->asker->stuck, NS_PER_S)) /* the list is in the store */
+        return;
     uuid_format(&c->tx, id);
     LOG_WARN("checkback", "transaction %s of producer %s is STUCK: UNKNOWN %d times", id, c->name, c->finish.unknowns);
 }

@@ -39,7 +39,7 @@ struct asker {
     struct list deciding; /* the lane has their operation */
     struct list ending;   /* their row is to be written or removed */
     struct list riding;   /* that is in the batch under way */
-    struct log_limit contrary;
+    struct log_limit contrary, stuck;
 };
 
 struct check {

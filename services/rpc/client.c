@@ -32,7 +32,9 @@ struct exchange {
 int rpc_client_new(const char *target, struct rpc_client **ret, struct errmsg *e) {
     struct rpc_client *c = mem_zalloc(sizeof(*c));
     grpc_arg args[] = {
-        {.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, .value.integer = RECEIVE_MAX},
+        {.type = GRPC_ARG_INTEGER,
+         .key = (char *)(uintptr_t)GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
+         .value.integer = RECEIVE_MAX},
         {.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)GRPC_ARG_ENABLE_HTTP_PROXY, .value.integer = 0},
     };
     grpc_channel_credentials *creds;
@@ -68,7 +70,8 @@ static void exchange_init(struct exchange *x, struct rpc_client *c, const char *
     *x = (struct exchange){.queue = grpc_completion_queue_create_for_pluck(NULL)};
     grpc_metadata_array_init(&x->headers);
     grpc_metadata_array_init(&x->trailers);
-    x->call = grpc_channel_create_call(c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, x->queue, method, NULL, deadline, NULL);
+    x->call =
+        grpc_channel_create_call(c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, x->queue, method, NULL, deadline, NULL);
     grpc_slice_unref(method);
 }
 
@@ -95,7 +98,9 @@ static void exchange_run(struct exchange *x) {
         {.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &x->headers},
         {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &x->response},
         {.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
-         .data.recv_status_on_client = {.trailing_metadata = &x->trailers, .status = &x->code, .status_details = &x->details}},
+         .data.recv_status_on_client = {.trailing_metadata = &x->trailers,
+                                        .status = &x->code,
+                                        .status_details = &x->details}},
     };
     grpc_call_error err = grpc_call_start_batch(x->call, ops, ARRAY_LEN(ops), x, NULL);
 
@@ -126,7 +131,8 @@ static int read_error(struct exchange *x, struct arena *a, struct rpc_result *re
     return 0;
 }
 
-static int read_response(struct exchange *x, const ProtobufCMessageDescriptor *d, struct arena *a, struct rpc_result *ret) {
+static int read_response(struct exchange *x, const ProtobufCMessageDescriptor *d, struct arena *a,
+                         struct rpc_result *ret) {
     ProtobufCAllocator allocator = payload_allocator(a);
     CLEANUP_BUF struct buf scratch;
     struct wire_fault fault;
@@ -148,7 +154,8 @@ static int read_response(struct exchange *x, const ProtobufCMessageDescriptor *d
 }
 
 int rpc_client_call(struct rpc_client *c, const char *path, const ProtobufCMessage *request,
-                    const ProtobufCMessageDescriptor *response, int64_t timeout_ms, struct arena *a, struct rpc_result *ret) {
+                    const ProtobufCMessageDescriptor *response, int64_t timeout_ms, struct arena *a,
+                    struct rpc_result *ret) {
     struct exchange x;
     int err;
 

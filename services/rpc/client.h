@@ -12,11 +12,11 @@ void rpc_client_free(struct rpc_client *c);
 
 struct rpc_result {
     int code;
-    const char *message;           /* for people */
-    const char *reason;            /* of ErrorInfo, NULL = none */
+    const char *message;                   /* for people */
+    const char *reason;                    /* of ErrorInfo, NULL = none */
     const char *field, *field_description; /* first BadRequest violation, NULL = none */
-    int64_t retry_after_ms;        /* 0 = none */
-    const ProtobufCMessage *response; /* NULL unless code is RPC_OK */
+    int64_t retry_after_ms;                /* 0 = none */
+    const ProtobufCMessage *response;      /* NULL unless code is RPC_OK */
 };
 /* 0 = the call ended (with any code) and *ret is filled from the arena; negative = nothing could be sent. */
 int rpc_client_call(struct rpc_client *c, const char *path, const ProtobufCMessage *request,

@@ -1,6 +1,6 @@
 /*
- * Why here: load balancers and Kubernetes ask for it by name, and the answer is one flag for all services: the daemon serves
- * all of them or none. A Watch that hears of changes faster than its client reads them skips to the latest.
+ * Why here: load balancers and Kubernetes ask for it by name, and the answer is one flag for all services: the daemon
+ * serves all of them or none. A Watch that hears of changes faster than its client reads them skips to the latest.
  */
 #include "rpc/health.h"
 
@@ -32,8 +32,10 @@ void health_check(struct rpc_call *c, void *server) {
     Response response = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
 
     if (!known(server, request->service)) {
-        rpc_fail(c, &(struct rpc_error){.code = RPC_NOT_FOUND, .reason = "SERVICE_UNKNOWN",
-                                        .message = "this server has no such service", .meta = {"service", request->service}});
+        rpc_fail(c, &(struct rpc_error){.code = RPC_NOT_FOUND,
+                                        .reason = "SERVICE_UNKNOWN",
+                                        .message = "this server has no such service",
+                                        .meta = {"service", request->service}});
         return;
     }
     response.status = status_now(server);
@@ -50,7 +52,8 @@ void health_list(struct rpc_call *c, void *server) {
     Entry **pointers = arena_alloc(rpc_call_arena(c), n * sizeof(*pointers));
 
     if (!entries || !pointers) {
-        rpc_fail(c, &(struct rpc_error){.code = RPC_RESOURCE_EXHAUSTED, .reason = "OUT_OF_MEMORY", .message = "out of memory"});
+        rpc_fail(c, &(struct rpc_error){
+                        .code = RPC_RESOURCE_EXHAUSTED, .reason = "OUT_OF_MEMORY", .message = "out of memory"});
         return;
     }
     response.status = status_now(s);

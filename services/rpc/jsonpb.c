@@ -1,9 +1,10 @@
 /*
- * Why: txmsgctl, the console and the stored topology speak JSON, and the proto files are the only place where shapes are
- * defined; so both directions are driven by the descriptors and no type has code of its own but the well-known ones.
+ * Why: txmsgctl, the console and the stored topology speak JSON, and the proto files are the only place where shapes
+ * are defined; so both directions are driven by the descriptors and no type has code of its own but the well-known
+ * ones.
  *
- * Printing makes jansson values; parsing fills protobuf-c structs in the caller's arena. The position in the input is a chain
- * of stack frames, written out as a path only for an error.
+ * Printing makes jansson values; parsing fills protobuf-c structs in the caller's arena. The position in the input is a
+ * chain of stack frames, written out as a path only for an error.
  */
 #include "rpc/jsonpb.h"
 
@@ -193,8 +194,10 @@ static json_t *print_duration(const Google__Protobuf__Duration *d) {
 /* The details of a google.rpc.Status are shown as what they are; anything else as base64. */
 static json_t *print_any(const Google__Protobuf__Any *any, int depth) {
     static const Type *const known[] = {
-        &google__rpc__error_info__descriptor, &google__rpc__bad_request__descriptor,
-        &google__rpc__retry_info__descriptor, &google__rpc__precondition_failure__descriptor,
+        &google__rpc__error_info__descriptor,
+        &google__rpc__bad_request__descriptor,
+        &google__rpc__retry_info__descriptor,
+        &google__rpc__precondition_failure__descriptor,
     };
     const char *name = strrchr(any->type_url, '/');
     struct bytes in = bytes_of(any->value.data, any->value.len);

@@ -1,6 +1,7 @@
 /*
- * The reading half of jsonpb.h. Strict where a typing mistake could hide (unknown members, a member twice, two members of a
- * oneof), lenient where people write by hand (durations as "10m", enum names without their prefix and in any case).
+ * The reading half of jsonpb.h. Strict where a typing mistake could hide (unknown members, a member twice, two members
+ * of a oneof), lenient where people write by hand (durations as "10m", enum names without their prefix and in any
+ * case).
  */
 #include "rpc/jsonpb.h"
 
@@ -141,7 +142,8 @@ static int parse_bytes(struct parser *p, const struct place *at, const json_t *j
 }
 
 /* A JSON integer, or its decimal text as the mapping writes 64-bit numbers. */
-static int parse_integer(struct parser *p, const struct place *at, const json_t *j, int64_t min, int64_t max, int64_t *ret) {
+static int parse_integer(struct parser *p, const struct place *at, const json_t *j, int64_t min, int64_t max,
+                         int64_t *ret) {
     char *end;
 
     if (json_is_integer(j)) {
@@ -173,7 +175,8 @@ static int parse_unsigned(struct parser *p, const struct place *at, const json_t
     return err;
 }
 
-static int parse_enum(struct parser *p, const struct place *at, const ProtobufCEnumDescriptor *d, const json_t *j, int *ret) {
+static int parse_enum(struct parser *p, const struct place *at, const ProtobufCEnumDescriptor *d, const json_t *j,
+                      int *ret) {
     const ProtobufCEnumValue *v = NULL;
 
     if (json_is_string(j))
@@ -186,7 +189,8 @@ static int parse_enum(struct parser *p, const struct place *at, const ProtobufCE
     return 0;
 }
 
-static int parse_message(struct parser *p, const struct place *at, const Type *d, const json_t *j, ProtobufCMessage **ret);
+static int parse_message(struct parser *p, const struct place *at, const Type *d, const json_t *j,
+                         ProtobufCMessage **ret);
 
 /* One value of the field's type into `to`, which holds the type's default. */
 static int parse_value(struct parser *p, const struct place *at, const Field *f, const json_t *j, void *to) {
@@ -304,7 +308,7 @@ static int parse_map(struct parser *p, const struct place *at, const Field *f, c
     entries = arena_alloc(p->arena, json_object_size(j) * sizeof(*entries));
     if (!entries)
         return no_memory(p);
-    json_object_foreach((json_t *)(uintptr_t)j, key, value) {
+    json_object_foreach ((json_t *)(uintptr_t)j, key, value) {
         here.name = key;
         entries[n] = new_message(p, entry);
         if (!entries[n])
@@ -327,7 +331,8 @@ static bool is_map(const Field *f) {
            ((const Type *)f->descriptor)->fields[0].type == PROTOBUF_C_TYPE_STRING;
 }
 
-static int parse_member(struct parser *p, const struct place *at, const Field *f, const json_t *j, ProtobufCMessage *m) {
+static int parse_member(struct parser *p, const struct place *at, const Field *f, const json_t *j,
+                        ProtobufCMessage *m) {
     uint32_t *which;
     int err;
 
@@ -372,7 +377,8 @@ static int parse_duration(struct parser *p, const struct place *at, const json_t
     return 0;
 }
 
-static int parse_members(struct parser *p, const struct place *at, const Type *d, const json_t *j, ProtobufCMessage *m) {
+static int parse_members(struct parser *p, const struct place *at, const Type *d, const json_t *j,
+                         ProtobufCMessage *m) {
     struct place here = {.parent = at, .depth = at->depth + 1};
     bool seen[FIELDS_MAX] = {false};
     const char *key;
@@ -384,7 +390,7 @@ static int parse_members(struct parser *p, const struct place *at, const Type *d
         return wrong(p, at, "expects an object");
     if (here.depth > DEPTH_MAX)
         return wrong(p, at, "is nested too deeply");
-    json_object_foreach((json_t *)(uintptr_t)j, key, value) {
+    json_object_foreach ((json_t *)(uintptr_t)j, key, value) {
         const Field *f = find_field(d, key);
 
         here.name = key;
@@ -402,7 +408,8 @@ static int parse_members(struct parser *p, const struct place *at, const Type *d
     return 0;
 }
 
-static int parse_message(struct parser *p, const struct place *at, const Type *d, const json_t *j, ProtobufCMessage **ret) {
+static int parse_message(struct parser *p, const struct place *at, const Type *d, const json_t *j,
+                         ProtobufCMessage **ret) {
     ProtobufCMessage *m = new_message(p, d);
     int err;
 

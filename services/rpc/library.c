@@ -1,6 +1,6 @@
 /*
- * Why: core has process-wide state (log function, mutex debugging) that must be set once, before its first use, whoever comes
- * first: a server, a client or a test.
+ * Why: core has process-wide state (log function, mutex debugging) that must be set once, before its first use, whoever
+ * comes first: a server, a client or a test.
  */
 #include "rpc/library.h"
 
@@ -20,9 +20,9 @@ static void write_log(gpr_log_func_args *args) {
 }
 
 /*
- * Debian builds abseil with deadlock detection on: every lock and unlock then maintains a graph of all mutexes, which takes
- * 10 to 15 % of the server's CPU time. The switch exists in C++ only, so it is looked up by its mangled name (Debian's and
- * upstream's inline namespaces differ). Without it everything works, slower. 0 = OnDeadlockCycle::kIgnore.
+ * Debian builds abseil with deadlock detection on: every lock and unlock then maintains a graph of all mutexes, which
+ * takes about a tenth of the server's CPU time. The switch exists in C++ only, so it is looked up by its mangled name
+ * (Debian's and upstream's inline namespaces differ); without it everything works, slower. 0 is kIgnore.
  */
 static void ignore_deadlock_cycles(void) {
     static const char *const names[] = {

@@ -1,6 +1,7 @@
 /*
- * Why: a message of up to a few kilobytes arrives in one slice and leaves in one slice, so both directions are one pass over
- * the bytes. Larger ones arrive in pieces and are put together first, since protobuf-c reads contiguous memory only.
+ * Why: a message of up to a few kilobytes arrives in one slice and leaves in one slice, so both directions are one pass
+ * over the bytes. Larger ones arrive in pieces and are put together first, since protobuf-c reads contiguous memory
+ * only.
  */
 #include "rpc/payload.h"
 

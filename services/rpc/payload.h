@@ -9,8 +9,8 @@
 /* The message packed into one slice; the caller destroys it. */
 grpc_byte_buffer *payload_pack(const ProtobufCMessage *m) MUSTCHECK;
 /*
- * The bytes of a received buffer in one piece: a view into the buffer where it is one slice (nearly always), else a copy in
- * `scratch`. Valid until either changes. -ENOMEM, -E2BIG: `scratch` may not grow so far.
+ * The bytes of a received buffer in one piece: a view into the buffer where it is one slice (nearly always), else a
+ * copy in `scratch`. Valid until either changes. -ENOMEM, -E2BIG: `scratch` may not grow so far.
  */
 int payload_view(const grpc_byte_buffer *b, struct buf *scratch, struct bytes *ret) MUSTCHECK;
 /* Makes protobuf-c allocate from the arena; its frees do nothing. */

@@ -1,6 +1,6 @@
 /*
- * Why an own reader: the descriptor set is compiled in as bytes, and all that is needed of it are names and boundaries, so it
- * is walked once at start with the reader of wire.h. What is answered are views into the embedded bytes.
+ * Why an own reader: the descriptor set is compiled in as bytes, and all that is needed of it are names and boundaries,
+ * so it is walked once at start with the reader of wire.h. What is answered are views into the embedded bytes.
  *
  * v1 and v1alpha differ in the package name only, so both are read and written with the v1 types.
  */
@@ -38,9 +38,9 @@ static const struct {
     uint32_t field;
     enum kind child;
 } children[] = {
-    {FILE_, 4, MESSAGE}, {FILE_, 5, ENUM}, {FILE_, 6, SERVICE}, {FILE_, 7, LEAF},
-    {MESSAGE, 2, LEAF}, {MESSAGE, 3, MESSAGE}, {MESSAGE, 4, ENUM}, {MESSAGE, 6, LEAF}, {MESSAGE, 8, LEAF},
-    {ENUM, 2, LEAF}, {SERVICE, 2, LEAF},
+    {FILE_, 4, MESSAGE}, {FILE_, 5, ENUM},      {FILE_, 6, SERVICE}, {FILE_, 7, LEAF},
+    {MESSAGE, 2, LEAF},  {MESSAGE, 3, MESSAGE}, {MESSAGE, 4, ENUM},  {MESSAGE, 6, LEAF},
+    {MESSAGE, 8, LEAF},  {ENUM, 2, LEAF},       {SERVICE, 2, LEAF},
 };
 
 /* The first field `id` of a message; n = 0 if absent. -EINVAL. */
@@ -80,7 +80,8 @@ static int add_symbol(struct reflection *r, struct bytes scope, struct bytes nam
 
 static int walk(struct reflection *r, enum kind kind, struct bytes in, struct bytes scope, int file, int depth);
 
-static int walk_children(struct reflection *r, enum kind kind, struct bytes in, struct bytes scope, int file, int depth) {
+static int walk_children(struct reflection *r, enum kind kind, struct bytes in, struct bytes scope, int file,
+                         int depth) {
     struct wire_reader reader = wire_reader(in);
     struct wire_field f;
     int err;

@@ -1,4 +1,4 @@
-/* grpc.reflection v1 and v1alpha from an embedded FileDescriptorSet: `grpcurl list` works without any .proto at hand. */
+/* grpc.reflection v1 and v1alpha from an embedded FileDescriptorSet: `grpcurl list` works without any .proto. */
 #pragma once
 
 #include "rpc/stream.h"

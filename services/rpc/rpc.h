@@ -20,9 +20,23 @@ struct rpc_call;
 
 /* The canonical codes; numbers are gRPC's. */
 enum rpc_code {
-    RPC_OK = 0, RPC_CANCELLED = 1, RPC_UNKNOWN = 2, RPC_INVALID_ARGUMENT = 3, RPC_DEADLINE_EXCEEDED = 4, RPC_NOT_FOUND = 5,
-    RPC_ALREADY_EXISTS = 6, RPC_PERMISSION_DENIED = 7, RPC_RESOURCE_EXHAUSTED = 8, RPC_FAILED_PRECONDITION = 9, RPC_ABORTED = 10,
-    RPC_OUT_OF_RANGE = 11, RPC_UNIMPLEMENTED = 12, RPC_INTERNAL = 13, RPC_UNAVAILABLE = 14, RPC_DATA_LOSS = 15, RPC_UNAUTHENTICATED = 16,
+    RPC_OK = 0,
+    RPC_CANCELLED = 1,
+    RPC_UNKNOWN = 2,
+    RPC_INVALID_ARGUMENT = 3,
+    RPC_DEADLINE_EXCEEDED = 4,
+    RPC_NOT_FOUND = 5,
+    RPC_ALREADY_EXISTS = 6,
+    RPC_PERMISSION_DENIED = 7,
+    RPC_RESOURCE_EXHAUSTED = 8,
+    RPC_FAILED_PRECONDITION = 9,
+    RPC_ABORTED = 10,
+    RPC_OUT_OF_RANGE = 11,
+    RPC_UNIMPLEMENTED = 12,
+    RPC_INTERNAL = 13,
+    RPC_UNAVAILABLE = 14,
+    RPC_DATA_LOSS = 15,
+    RPC_UNAUTHENTICATED = 16,
 };
 const char *rpc_code_name(int code); /* "INVALID_ARGUMENT" */
 
@@ -32,12 +46,12 @@ const char *rpc_code_name(int code); /* "INVALID_ARGUMENT" */
  */
 struct rpc_error {
     int code;
-    const char *reason;  /* UPPER_SNAKE; never NULL */
-    const char *message; /* for people; never NULL */
-    const char *field, *field_description;       /* BadRequest, NULL = none */
-    int64_t retry_after_ms;                      /* RetryInfo, 0 = none */
-    const char *precondition_subject;            /* PreconditionFailure, type = reason; NULL = none */
-    const char *meta[8];                         /* ErrorInfo metadata: key, value, key, value, NULL */
+    const char *reason;                    /* UPPER_SNAKE; never NULL */
+    const char *message;                   /* for people; never NULL */
+    const char *field, *field_description; /* BadRequest, NULL = none */
+    int64_t retry_after_ms;                /* RetryInfo, 0 = none */
+    const char *precondition_subject;      /* PreconditionFailure, type = reason; NULL = none */
+    const char *meta[8];                   /* ErrorInfo metadata: key, value, key, value, NULL */
 };
 /* Packs a google.rpc.Status with these details; the bytes live in the arena. -ENOMEM. Also used for per-item errors of a batch. */
 struct Google__Rpc__Status;
@@ -52,9 +66,9 @@ struct rpc_method {
 };
 
 struct rpc_server_options {
-    const char *listen;   /* "127.0.0.1:7400"; port 0 = any free port */
-    int threads;          /* rpc threads; 1 is enough for 2 cores */
-    int slots;            /* armed calls per method and thread; default 128 */
+    const char *listen;             /* "127.0.0.1:7400"; port 0 = any free port */
+    int threads;                    /* rpc threads; 1 is enough for 2 cores */
+    int slots;                      /* armed calls per method and thread; default 128 */
     int64_t receive_bytes;          /* largest request; default 8 MiB */
     int64_t max_concurrent_streams; /* per connection; default 2048 */
     int64_t arena_bytes;            /* bound of one call's arena; default 4 x receive_bytes */
@@ -70,21 +84,22 @@ int rpc_server_port(const struct rpc_server *s);
 void rpc_server_health(struct rpc_server *s, bool serving);
 /*
  * Graceful stop: no new calls, waits up to grace_ms for those under way, cancels the rest, joins the threads.
- * Handlers may still run and calls may be finished meanwhile. Blocks; not from an rpc thread.
+ * Handlers may still run and calls may be finished meanwhile. A call that a handler kept must be finished even when it was
+ * cancelled: this returns only after the last one was replied to. Blocks; not from an rpc thread.
  */
 void rpc_server_stop(struct rpc_server *s, int64_t grace_ms);
-void rpc_server_free(struct rpc_server *s); /* NULL allowed; stopped before */
+void rpc_server_free(struct rpc_server *s); /* NULL allowed; stops with no grace if that was not done */
 
 /* --- a call, on its rpc thread --- */
 const ProtobufCMessage *rpc_call_request(const struct rpc_call *c);
 struct arena *rpc_call_arena(struct rpc_call *c);
 ProtobufCAllocator *rpc_call_allocator(struct rpc_call *c);
 uint64_t rpc_call_deadline_ns(const struct rpc_call *c); /* CLOCK_MONOTONIC, already capped */
-/* ASCII metadata of the request, NULL if absent; lives as long as the call. */
+/* ASCII metadata of the request, NULL if absent; copied into the call's arena each time, so keep the pointer. */
 const char *rpc_call_metadata(const struct rpc_call *c, const char *key);
-const char *rpc_call_peer(struct rpc_call *c);
+const char *rpc_call_peer(struct rpc_call *c);         /* "ipv4:127.0.0.1:40114", never NULL */
 const char *rpc_call_method(const struct rpc_call *c); /* path */
-/* Ends the call; the call must not be touched afterwards. `response` is packed at once. */
+/* Both end the call; it must not be touched afterwards. `response` is packed at once, err's texts are copied. */
 void rpc_reply(struct rpc_call *c, const ProtobufCMessage *response);
 void rpc_fail(struct rpc_call *c, const struct rpc_error *err);
 
@@ -94,4 +109,4 @@ void rpc_fail(struct rpc_call *c, const struct rpc_error *err);
  * The worker finishes all calls of a group commit and then wakes each rpc thread once.
  */
 void rpc_call_finish(struct rpc_call *c, void (*fn)(struct rpc_call *c, void *arg), void *arg);
-void rpc_wake(struct rpc_server *s); /* @thread any */
+void rpc_wake(struct rpc_server *s); /* @thread any, until rpc_server_free() */

@@ -23,9 +23,9 @@ struct tag {
 enum { CODES = 17 };
 
 struct method {
-    struct rpc_method def;      /* path owned; handle NULL = the generic slot */
-    const char *name;           /* "Prepare": label of the metrics */
-    void *registered;           /* core's handle; NULL = the generic slot */
+    struct rpc_method def;                             /* path owned; handle NULL = the generic slot */
+    const char *name;                                  /* "Prepare": label of the metrics */
+    void *registered;                                  /* core's handle; NULL = the generic slot */
     _Atomic(struct metric *) requests[CODES], seconds; /* found at first use */
 };
 
@@ -37,14 +37,14 @@ struct rpc_thread {
     grpc_completion_queue *queue;
     struct rpc_call *free; /* calls to use again, with their arenas */
     int free_n;
-    int *missing;          /* per method: slots that could not be armed for want of memory */
-    int missing_n;         /* their sum */
-    long live;             /* calls and streams with a batch or a handler under way */
-    bool idle;             /* no live ones after core was shut down. @locks server->lock */
-    struct list streams;   /* struct stream */
+    int *missing;        /* per method: slots that could not be armed for want of memory */
+    int missing_n;       /* their sum */
+    long live;           /* calls and streams with a batch or a handler under way */
+    bool idle;           /* no live ones after core was shut down. @locks server->lock */
+    struct list streams; /* struct stream */
     int streams_n;
-    unsigned seen;         /* of server->news */
-    struct buf scratch;    /* to put messages together that came in pieces */
+    unsigned seen;      /* of server->news */
+    struct buf scratch; /* to put messages together that came in pieces */
 
     /* The crossing. @thread any */
     _Atomic(struct rpc_call *) finished; /* newest first */
@@ -58,8 +58,8 @@ struct rpc_server {
     struct rpc_server_options options; /* listen owned */
     struct method *methods;            /* the last one is the generic slot */
     int methods_n;
-    struct method *watch, *reflect;    /* metrics of the streams; not registered with core */
-    char **services;                   /* sorted names of what is served */
+    struct method *watch, *reflect; /* metrics of the streams; not registered with core */
+    char **services;                /* sorted names of what is served */
     int services_n;
     struct rpc_thread *threads;
     struct reflection *reflection;
@@ -106,13 +106,13 @@ extern __thread struct rpc_thread *thread_current;
 /* server.c */
 void server_arm(struct rpc_thread *t, struct method *m);
 void server_arm_missing(struct rpc_thread *t); /* memory may be there again */
-void thread_wake(struct rpc_thread *t); /* @thread any */
+void thread_wake(struct rpc_thread *t);        /* @thread any */
 void method_count(struct method *m, int code);
 void method_observe(struct method *m, uint64_t since_ns, uint64_t now_ns);
 
 /* call.c */
 struct rpc_call *call_new(struct rpc_thread *t, struct method *m) MUSTCHECK; /* from the free list or the heap */
-void call_release(struct rpc_call *c);                                       /* back to the free list; drops what core gave */
+void call_release(struct rpc_call *c); /* back to the free list; drops what core gave */
 void call_free(struct rpc_call *c);
 void calls_finish(struct rpc_thread *t); /* runs the finish callbacks that have come in */
 

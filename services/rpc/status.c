@@ -1,8 +1,9 @@
 /*
- * Why: an error of ours is a google.rpc.Status whose details are messages inside Any, that is, bytes inside bytes. This file
- * is the only one that knows which details exist. Everything is built in the caller's arena.
+ * Why: an error of ours is a google.rpc.Status whose details are messages inside Any, that is, bytes inside bytes. This
+ * file is the only one that knows which details exist. Everything is built in the caller's arena.
  *
- * Texts may quote what a caller sent, so each is cut: the whole status must fit into the 8 KiB of headers that clients accept.
+ * Texts may quote what a caller sent, so each is cut: the whole status must fit into the 8 KiB of headers that clients
+ * accept.
  */
 #include "rpc/status.h"
 
@@ -12,15 +13,21 @@
 #include "rpc/payload.h"
 #include "rpc/wire.h"
 
-enum { TEXT_MAX = 384, RETRY_SECONDS_MAX = 1000000000, DETAILS_MAX = 4, META_MAX = ARRAY_LEN(((struct rpc_error *)0)->meta) / 2 };
+enum {
+    TEXT_MAX = 384,
+    RETRY_SECONDS_MAX = 1000000000,
+    DETAILS_MAX = 4,
+    META_MAX = ARRAY_LEN(((struct rpc_error *)0)->meta) / 2
+};
 
 #define TYPE_URL(name) "type.googleapis.com/google.rpc." name
 
 const char *rpc_code_name(int code) {
     static const char *const names[] = {
-        "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
-        "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
-        "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+        "OK",        "CANCELLED",       "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
+        "NOT_FOUND", "ALREADY_EXISTS",  "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+        "ABORTED",   "OUT_OF_RANGE",    "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
+        "DATA_LOSS", "UNAUTHENTICATED",
     };
 
     return code >= 0 && (size_t)code < ARRAY_LEN(names) ? names[code] : "UNKNOWN";
@@ -188,7 +195,8 @@ int status_unpack(struct bytes in, struct arena *a, struct status_details *ret) 
         } else if ((m = detail(any, &google__rpc__retry_info__descriptor, &allocator))) {
             const Google__Rpc__RetryInfo *retry = (const Google__Rpc__RetryInfo *)m;
 
-            if (retry->retry_delay && retry->retry_delay->seconds >= 0 && retry->retry_delay->seconds < RETRY_SECONDS_MAX)
+            if (retry->retry_delay && retry->retry_delay->seconds >= 0 &&
+                retry->retry_delay->seconds < RETRY_SECONDS_MAX)
                 ret->retry_after_ms = retry->retry_delay->seconds * 1000 + retry->retry_delay->nanos / 1000000;
         }
     }

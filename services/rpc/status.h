@@ -7,11 +7,11 @@
 
 /* `s` itself, or its beginning where it is too long to be sent back. Never NULL. */
 const char *status_text(const char *s, struct arena *a);
-/* Packed bytes of the status in the arena; the code and texts are cut so that the trailer fits any client's header limit. */
+/* Packed bytes of the status in the arena; texts are cut so that the trailer fits any client's header limit. */
 int status_pack(const struct rpc_error *err, struct arena *a, struct bytes *ret) MUSTCHECK;
 
 struct status_details {
-    const char *message, *reason;         /* NULL = none */
+    const char *message, *reason;          /* NULL = none */
     const char *field, *field_description; /* of the first BadRequest violation */
     int64_t retry_after_ms;
 };

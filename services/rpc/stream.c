@@ -204,7 +204,7 @@ void streams_news(struct rpc_thread *t) {
     bool stopping = atomic_load(&t->server->stopping);
 
     /* Ending one does not free it here: its tags come back first. */
-    LIST_FOR_SAFE(node, &t->streams) {
+    LIST_FOR_SAFE (node, &t->streams) {
         struct stream *s = LIST_ENTRY(node, struct stream, node);
 
         if (stopping)

@@ -1,6 +1,6 @@
 /*
- * Streams that the room itself serves: health Watch and reflection. One message each way at a time, so a stream holds one
- * request and one response at most. @thread rpc
+ * Streams that the room itself serves: health Watch and reflection. One message each way at a time, so a stream holds
+ * one request and one response at most. @thread rpc
  */
 #pragma once
 
@@ -27,7 +27,7 @@ void streams_news(struct rpc_thread *t);
 struct rpc_server *stream_server(const struct stream *s);
 struct arena *stream_arena(struct stream *s); /* emptied before each message() */
 bool stream_may_send(const struct stream *s);
-void stream_send(struct stream *s, const ProtobufCMessage *m); /* only if stream_may_send() */
+void stream_send(struct stream *s, const ProtobufCMessage *m);    /* only if stream_may_send() */
 void stream_end(struct stream *s, int code, const char *message); /* after what is being sent; `message` is a literal */
 /* Two numbers that belong to the ops, zero at first. */
 int *stream_state(struct stream *s);

@@ -1,8 +1,8 @@
 /*
- * Why: protobuf-c copies a string up to its length, but everybody behind it reads up to the first NUL; it does not look at
- * UTF-8, recurses as deep as the input likes, and merges repeated occurrences. So the raw bytes are walked once against the
- * descriptor first. The walk keeps its position as a chain of stack frames; the field path is only written when a request
- * is refused.
+ * Why: protobuf-c copies a string up to its length, but everybody behind it reads up to the first NUL; it does not look
+ * at UTF-8, recurses as deep as the input likes, and merges repeated occurrences. So the raw bytes are walked once
+ * against the descriptor first. The walk keeps its position as a chain of stack frames; the field path is only written
+ * when a request is refused.
  */
 #include "rpc/wire.h"
 
@@ -159,7 +159,8 @@ static enum wire_type type_on_wire(ProtobufCType t) {
 }
 
 static bool enum_known(const struct walk *w, const ProtobufCFieldDescriptor *field, uint64_t v) {
-    return w->from == WIRE_FROM_SERVER || protobuf_c_enum_descriptor_get_value(field->descriptor, (int)(int32_t)v) != NULL;
+    return w->from == WIRE_FROM_SERVER ||
+           protobuf_c_enum_descriptor_get_value(field->descriptor, (int)(int32_t)v) != NULL;
 }
 
 static const ProtobufCFieldDescriptor *find_field(const ProtobufCMessageDescriptor *d, uint32_t id) {

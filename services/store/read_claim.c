@@ -37,10 +37,10 @@ const struct pg_stmt claim_stmts[] = {
      " ORDER BY seq LIMIT $6::int8) l) e ORDER BY e.seq"},
     /* Most are decided by now, so that is asked first; the header is read only for those that are not. */
     {"undecided",
-     "SELECT u.ord, h.producer, h.check_after FROM unnest($1::uuid[]) WITH ORDINALITY AS u(tx, ord)"
+     "SELECT v.ord, h.producer, h.check_after FROM (SELECT u.ord, u.tx FROM unnest($1::uuid[]) WITH ORDINALITY AS u(tx, ord)"
      " LEFT JOIN LATERAL (SELECT true AS found FROM decision d WHERE d.tx = u.tx AND d.tx BETWEEN $2::uuid AND $3::uuid OFFSET 0) d"
-     " ON true"
-     " CROSS JOIN LATERAL (SELECT m.producer, m.check_after FROM message m WHERE d.found IS NULL AND m.tx = u.tx AND m.n = 0"
+     " ON true WHERE d.found IS NULL OFFSET 0) v"
+     " CROSS JOIN LATERAL (SELECT m.producer, m.check_after FROM message m WHERE m.tx = v.tx AND m.n = 0"
      " AND m.tx BETWEEN $2::uuid AND $3::uuid AND m.delay_class = $4::int2 OFFSET 0) h"},
     /*
      * The ids are not known beforehand, so partitions cannot be cut off by bounds here; each lookup goes to the one partition of its id.

@@ -1,8 +1,8 @@
 /*
  * A worker's life as others see it, and what it does for those that have died.
  *
- * One connection carries four things, each at most once at a time: the beat, the look at everybody's beats and lanes, the take of one
- * lane, and the removal of one forgotten worker row. Nothing here believes a wall clock: a run is dead when its beat stood still for
+ * Two connections: `conn` carries the beat and the look at everybody's beats and lanes, which never wait for a lock; `work` what may: the
+ * take of one lane at a time, drains, the removal of a forgotten worker row. Nothing here believes a wall clock: a run is dead when its beat stood still for
  * `dead_after_ms` of this machine's CLOCK_BOOTTIME, counted over looks that followed each other closely (after a gap, our own or the
  * database's, everybody gets the full time again). What was concluded is checked once more by the take itself, which compares
  * the owner and the beat it saw.
@@ -88,7 +88,7 @@ struct run {
     struct run_owner owner;
     struct uuid id;
     char name[64];
-    struct pg_conn *conn;
+    struct pg_conn *conn, *work;
     struct timer *timer;
     uint64_t beat_ns, dead_ns;
     bool registered, known, alive, freed; /* registered: ever; known: has its row, as far as we know */
@@ -183,8 +183,8 @@ static bool set_del(struct lane_set *s, int32_t lane) {
 
 /* --- one statement, one transaction --- */
 
-static int send_one(struct run *r, struct pg_run *job, const char *stmt, const struct pg_params *p) {
-    int e = pg_run_begin(r->conn, job);
+static int send_one(struct pg_conn *c, struct pg_run *job, const char *stmt, const struct pg_params *p) {
+    int e = pg_run_begin(c, job);
     if (e == 0)
         e = pg_run_send(job, stmt, p);
     if (e == 0)
@@ -277,7 +277,7 @@ static void send_beat(struct run *r) {
     r->beat_hit = false;
     r->beat_sent_ns = clock_boot_ns();
     r->epoch_sent = r->epoch;
-    r->beating = send_one(r, &r->beat, r->known ? "run_beat" : "run_register", &p) == 0;
+    r->beating = send_one(r->conn, &r->beat, r->known ? "run_beat" : "run_register", &p) == 0;
 }
 
 /* --- the look --- */
@@ -398,7 +398,7 @@ static void send_look(struct run *r) {
     r->look.on_result = look_result;
     r->look.on_done = look_done;
     r->look_sent_ns = clock_boot_ns();
-    r->looking = send_one(r, &r->look, "run_look", NULL) == 0;
+    r->looking = send_one(r->conn, &r->look, "run_look", NULL) == 0;
 }
 
 /* --- the take --- */
@@ -466,7 +466,7 @@ static void send_take(struct run *r) {
     pg_param_uuid(&p, &o->run);
     pg_param_uuid(&p, &r->id);
     pg_param_int64(&p, o->beat);
-    int e = pg_run_begin(r->conn, &r->take);
+    int e = pg_run_begin(r->work, &r->take);
     if (e == 0)
         e = pg_run_send(&r->take, "run_end_owner", &p);
     if (e == 0)
@@ -513,7 +513,7 @@ static void bury_one(struct run *r, uint64_t now) {
         pg_param_int64(&params, p->beat);
         r->bury.on_result = NULL;
         r->bury.on_done = bury_done;
-        r->burying = send_one(r, &r->bury, "run_bury", &params) == 0;
+        r->burying = send_one(r->work, &r->bury, "run_bury", &params) == 0;
         p->changed_ns = now; /* if it stays, not again at once */
         return;
     }
@@ -565,7 +565,7 @@ int run_drain(struct run *r, int32_t lane, int64_t epoch, void (*fn)(void *arg, 
     pg_param_int32(&p, lane);
     pg_param_uuid(&p, &r->id);
     pg_param_int64(&p, epoch);
-    int e = pg_run_begin(r->conn, &d->pg);
+    int e = pg_run_begin(r->work, &d->pg);
     if (e == 0)
         e = pg_run_send(&d->pg, "run_epoch", NULL);
     if (e == 0)
@@ -617,7 +617,7 @@ static void retire_tick(struct run *r) {
         pg_param_uuid(&p, &r->id);
         r->retire.on_result = NULL;
         r->retire.on_done = retire_done;
-        r->retire_sent = send_one(r, &r->retire, "run_retire", &p) == 0;
+        r->retire_sent = send_one(r->conn, &r->retire, "run_retire", &p) == 0;
     }
     timer_arm(r->timer, 50);
 }
@@ -661,14 +661,15 @@ static void run_tick(void *arg) {
             send_beat(r);
         if (r->known && !r->looking && now - r->look_sent_ns >= r->beat_ns)
             send_look(r);
+    }
+    if (!r->freed && r->alive && r->known && pg_conn_ready(r->work)) {
         rest_over(r, now);
-        if (r->alive && r->known)
-            take_next(r);
+        take_next(r);
         if (!r->burying)
             bury_one(r, now);
     }
     /* A connection that says nothing at all may be one whose other end is gone. */
-    if (!r->freed && r->beating && now - r->beat_sent_ns > r->dead_ns && pg_conn_ready(r->conn) &&
+    if (!r->freed && r->beating && now > r->beat_sent_ns && now - r->beat_sent_ns > r->dead_ns && pg_conn_ready(r->conn) &&
         pg_conn_rename(r->conn, r->name, true) < 0)
         LOG_ERROR("store", "run: out of memory");
     r->depth--;
@@ -700,6 +701,10 @@ static int run_start(struct run *r, int max_adopted) {
         .dsn = r->store->o.dsn, .application_name = r->name, .options = options, .stmts = run_stmts, .on_ready = on_ready, .arg = r};
     if (e == 0)
         e = pg_conn_new(r->loop, &o, &r->conn);
+    o.application_name = "txmsg-take";
+    o.on_ready = NULL;
+    if (e == 0)
+        e = pg_conn_new(r->loop, &o, &r->work);
     if (e == 0)
         timer_arm(r->timer, 0);
     return e;
@@ -732,5 +737,6 @@ void run_free(struct run *r) {
     r->freed = true;
     timer_free(r->timer);
     pg_conn_free(r->conn);
+    pg_conn_free(r->work);
     release(r);
 }

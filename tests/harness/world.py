@@ -15,8 +15,7 @@ from .client import Client
 from .peers import CheckEndpoint, HttpSink
 
 # Tests look at what is there within fractions of a second.
-FAST = {"check.poll": "50ms", "check.find_poll": "50ms", "forward.retry_poll": "50ms", "drain": "5s",
-        "store.dead_after": "2s"}
+FAST = {"check.poll": "50ms", "check.find_poll": "50ms", "forward.retry_poll": "50ms", "drain": "5s"}
 POSTGRES = {"shared_preload_libraries": "pg_stat_statements", "max_connections": 300, "shared_buffers": "128MB"}
 
 

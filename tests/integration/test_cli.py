@@ -23,14 +23,14 @@ def test_prepare_confirm_get(world, client, topic, tmp_path):
     out = world.ctl("prepare", "--producer", "shop", "--topic", topic, "--body-file", body, "--key", "k1", "--header",
                     "colour=blue", "--header", "empty=", "--content-type", "text/plain", "--business-key", "order-1",
                     "--id", tx, "--check-after", "1h")
-    assert tx in out and "PREPARED" in out
+    assert tx in out and "prepared" in out
     stored = client.get(tx, bodies=True)
     assert (stored.state, stored.business_key) == (PREPARED, "order-1")
     assert stored.messages[0].message.body == b"\x00from a file"
     assert dict(stored.messages[0].message.headers) == {"colour": "blue", "empty": ""}
     assert tx in world.ctl("get", tx)
-    assert "CONFIRMED" in world.ctl("confirm", tx, "--producer", "shop")
-    assert "CONFIRMED" in world.ctl("get", tx)
+    assert "confirmed" in world.ctl("confirm", tx, "--producer", "shop")
+    assert "confirmed" in world.ctl("get", tx)
     assert client.get(tx).state == CONFIRMED
 
 

@@ -115,12 +115,6 @@ def test_empty_request(client):
         client.messages.Prepare(service_pb2.PrepareRequest(), timeout=30)
 
 
-def test_deadline_in_the_past(client, topic):
-    with pytest.raises(grpc.RpcError) as caught:
-        client.messages.Prepare(prepare_request([message(topic)], tx=uuid7()), timeout=0.000001)
-    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-
-
 def test_calls_that_are_given_up(client, topic):
     """Clients that go away in the middle leave nothing behind but perhaps their transaction."""
     ids = [uuid7() for _ in range(50)]

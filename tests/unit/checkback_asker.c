@@ -492,6 +492,7 @@ static void test_leases(void **state) {
         assert_in_range(query, 0, 2);
         wait_claim();
         assert_int_equal(t.reader.claim.lease_ms, slots_for("slow") ? 65000 : 9000);
+        assert_true(!slots_for("slow") || t.reader.claim.n == 1);
         asked += (int)t.reader.claim.n;
         give_claims("shop", 0, 0, 0, 0);
     }

@@ -98,7 +98,7 @@ static void send_all(struct bench *b) {
 }
 
 static void turn(struct bench *b) {
-    uv_run(loop_uv(b->loop), UV_RUN_ONCE);
+    uv_run(loop_uv(b->loop), UV_RUN_NOWAIT);
 }
 
 static void flows(enum sink_kind kind) {

@@ -42,8 +42,10 @@ static void handle(struct rpc_call *c, void *user) {
 
 static void test_odd_answer(void **state) {
     struct rpc_server_options o = {.listen = "127.0.0.1:0"};
-    struct rpc_method m = {.path = "/a.B/C", .request = &txmsg__v1__prepare_request__descriptor,
-                           .response = &txmsg__v1__message_body__descriptor, .handle = handle};
+    struct rpc_method m = {.path = "/a.B/C",
+                           .request = &txmsg__v1__prepare_request__descriptor,
+                           .response = &txmsg__v1__message_body__descriptor,
+                           .handle = handle};
     Txmsg__V1__PrepareRequest request = TXMSG__V1__PREPARE_REQUEST__INIT;
     struct rpc_server *server;
     struct rpc_client *c;
@@ -63,8 +65,8 @@ static void test_odd_answer(void **state) {
     r = call(c, "/a.B/C", &txmsg__v1__prepare_response__descriptor, &a);
     assert_int_equal(r.code, RPC_INTERNAL);
     assert_null(r.response);
-    assert_int_equal(rpc_client_call(c, "/a.B/C", &request.base, &txmsg__v1__message_body__descriptor, 10000, &tiny, &r),
-                     -ENOMEM);
+    assert_int_equal(
+        rpc_client_call(c, "/a.B/C", &request.base, &txmsg__v1__message_body__descriptor, 10000, &tiny, &r), -ENOMEM);
     rpc_client_free(c);
     rpc_server_stop(server, 10000);
     rpc_server_free(server);

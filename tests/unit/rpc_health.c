@@ -23,8 +23,10 @@ static void never_called(struct rpc_call *c, void *user) {
 
 static int setup(void **state) {
     struct rpc_server_options o = {.listen = "127.0.0.1:0", .threads = 2, .slots = 2};
-    struct rpc_method m = {.path = "/txmsg.v1.MessageService/Prepare", .request = &txmsg__v1__prepare_request__descriptor,
-                           .response = &txmsg__v1__prepare_response__descriptor, .handle = never_called};
+    struct rpc_method m = {.path = "/txmsg.v1.MessageService/Prepare",
+                           .request = &txmsg__v1__prepare_request__descriptor,
+                           .response = &txmsg__v1__prepare_response__descriptor,
+                           .handle = never_called};
 
     assert_int_equal(rpc_server_new(&o, &m, 1, &server, &error), 0);
     assert_int_equal(rpc_server_start(server, &error), 0);
@@ -56,7 +58,8 @@ static int check(struct rpc_client *c, const char *service) {
     arena_init(&a, 1 << 20);
     request.service = (char *)(uintptr_t)service;
     assert_int_equal(rpc_client_call(c, "/grpc.health.v1.Health/Check", &request.base,
-                                     &grpc__health__v1__health_check_response__descriptor, 10000, &a, &r), 0);
+                                     &grpc__health__v1__health_check_response__descriptor, 10000, &a, &r),
+                     0);
     result = r.code ? -r.code : (int)((const Response *)r.response)->status;
     arena_deinit(&a);
     return result;
@@ -86,7 +89,8 @@ static void test_list(void **state) {
     arena_init(&a, 1 << 20);
     rpc_server_health(server, true);
     assert_int_equal(rpc_client_call(c, "/grpc.health.v1.Health/List", &request.base,
-                                     &grpc__health__v1__health_list_response__descriptor, 10000, &a, &r), 0);
+                                     &grpc__health__v1__health_list_response__descriptor, 10000, &a, &r),
+                     0);
     assert_int_equal(r.code, RPC_OK);
     list = (const void *)r.response;
     assert_int_equal(list->n_statuses, 5); /* "", ours, health, two of reflection */
@@ -175,8 +179,13 @@ static void test_many_watches_come_and_go(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(check), TEST(list), TEST(watch), TEST(watch_unknown_service), TEST(stop_ends_watches),
-        TEST(watch_without_request), TEST(many_watches_come_and_go),
+        TEST(check),
+        TEST(list),
+        TEST(watch),
+        TEST(watch_unknown_service),
+        TEST(stop_ends_watches),
+        TEST(watch_without_request),
+        TEST(many_watches_come_and_go),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

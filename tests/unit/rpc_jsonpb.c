@@ -67,9 +67,10 @@ static void refused(const ProtobufCMessageDescriptor *d, const char *text, const
 }
 
 static void test_request(void **state) {
-    const char *text = "{\"transaction_id\":\"t1\",\"producer\":\"orders\",\"messages\":[{\"topic\":\"a\",\"key\":\"AAH/\","
-                       "\"body\":\"aGVsbG8=\",\"headers\":{\"x\":\"1\",\"y\":\"\"},"
-                       "\"deliver_at\":\"2024-01-31T12:00:00.250000Z\",\"body_later\":true},{}],\"check_after\":\"1.500s\"}";
+    const char *text =
+        "{\"transaction_id\":\"t1\",\"producer\":\"orders\",\"messages\":[{\"topic\":\"a\",\"key\":\"AAH/\","
+        "\"body\":\"aGVsbG8=\",\"headers\":{\"x\":\"1\",\"y\":\"\"},"
+        "\"deliver_at\":\"2024-01-31T12:00:00.250000Z\",\"body_later\":true},{}],\"check_after\":\"1.500s\"}";
 
     round_trip(&txmsg__v1__prepare_request__descriptor, text, text);
     round_trip(&txmsg__v1__prepare_request__descriptor, "{}", "{}");
@@ -79,10 +80,11 @@ static void test_lenient(void **state) {
     round_trip(&txmsg__v1__prepare_request__descriptor,
                "{\"transactionId\":\"t1\",\"businessKey\":null,\"checkAfter\":\"10m\"}",
                "{\"transaction_id\":\"t1\",\"check_after\":\"600s\"}");
-    round_trip(&txmsg__v1__subscription__descriptor,
-               "{\"name\":\"s\",\"sink\":{\"http\":{\"url\":\"u\",\"ackMode\":\"body_success\"}},\"startFrom\":\"beginning\"}",
-               "{\"name\":\"s\",\"sink\":{\"http\":{\"url\":\"u\",\"ack_mode\":\"HTTP_ACK_MODE_BODY_SUCCESS\"}},"
-               "\"start_from\":\"START_FROM_BEGINNING\"}");
+    round_trip(
+        &txmsg__v1__subscription__descriptor,
+        "{\"name\":\"s\",\"sink\":{\"http\":{\"url\":\"u\",\"ackMode\":\"body_success\"}},\"startFrom\":\"beginning\"}",
+        "{\"name\":\"s\",\"sink\":{\"http\":{\"url\":\"u\",\"ack_mode\":\"HTTP_ACK_MODE_BODY_SUCCESS\"}},"
+        "\"start_from\":\"START_FROM_BEGINNING\"}");
     round_trip(&txmsg__v1__http_sink__descriptor, "{\"ack_mode\":\"HTTP_ACK_MODE_STATUS_2XX\"}",
                "{\"ack_mode\":\"HTTP_ACK_MODE_STATUS_2XX\"}");
     round_trip(&txmsg__v1__http_sink__descriptor, "{\"ack_mode\":2}", "{\"ack_mode\":\"HTTP_ACK_MODE_BODY_SUCCESS\"}");
@@ -98,7 +100,8 @@ static void test_numbers(void **state) {
                "{\"tag\":\"18446744073709551615\"}");
     round_trip(&txmsg__v1__list_transactions_request__descriptor, "{\"page_size\":-2147483648}",
                "{\"page_size\":-2147483648}");
-    refused(&txmsg__v1__list_transactions_request__descriptor, "{\"page_size\":2147483648}", "page_size: is out of range");
+    refused(&txmsg__v1__list_transactions_request__descriptor, "{\"page_size\":2147483648}",
+            "page_size: is out of range");
     refused(&txmsg__v1__message_body__descriptor, "{\"n\":-1}", "n: is out of range");
     refused(&txmsg__v1__message_body__descriptor, "{\"n\":1.5}", "n: expects an integer");
     refused(&txmsg__v1__message_body__descriptor, "{\"n\":\"1x\"}", "n: expects an integer");
@@ -162,8 +165,13 @@ static void test_before_1970(void **state) {
 }
 
 static void test_error_details(void **state) {
-    struct rpc_error err = {.code = RPC_INVALID_ARGUMENT, .reason = "TOO_LONG", .message = "no", .field = "topic",
-                            .field_description = "is too long", .retry_after_ms = 1500, .meta = {"limit", "255"}};
+    struct rpc_error err = {.code = RPC_INVALID_ARGUMENT,
+                            .reason = "TOO_LONG",
+                            .message = "no",
+                            .field = "topic",
+                            .field_description = "is too long",
+                            .retry_after_ms = 1500,
+                            .meta = {"limit", "255"}};
     struct Google__Rpc__Status *status;
     json_t *j;
     char *out;
@@ -172,13 +180,12 @@ static void test_error_details(void **state) {
     j = jsonpb_print(&status->base);
     assert_non_null(j);
     out = json_dumps(j, JSON_COMPACT);
-    assert_string_equal(out,
-        "{\"code\":3,\"message\":\"no\",\"details\":["
-        "{\"reason\":\"TOO_LONG\",\"domain\":\"txmsg\",\"metadata\":{\"limit\":\"255\"},"
-        "\"@type\":\"type.googleapis.com/google.rpc.ErrorInfo\"},"
-        "{\"field_violations\":[{\"field\":\"topic\",\"description\":\"is too long\"}],"
-        "\"@type\":\"type.googleapis.com/google.rpc.BadRequest\"},"
-        "{\"retry_delay\":\"1.500s\",\"@type\":\"type.googleapis.com/google.rpc.RetryInfo\"}]}");
+    assert_string_equal(out, "{\"code\":3,\"message\":\"no\",\"details\":["
+                             "{\"reason\":\"TOO_LONG\",\"domain\":\"txmsg\",\"metadata\":{\"limit\":\"255\"},"
+                             "\"@type\":\"type.googleapis.com/google.rpc.ErrorInfo\"},"
+                             "{\"field_violations\":[{\"field\":\"topic\",\"description\":\"is too long\"}],"
+                             "\"@type\":\"type.googleapis.com/google.rpc.BadRequest\"},"
+                             "{\"retry_delay\":\"1.500s\",\"@type\":\"type.googleapis.com/google.rpc.RetryInfo\"}]}");
     free(out);
     json_decref(j);
 }
@@ -187,8 +194,8 @@ static void test_error_details(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(request), TEST(lenient), TEST(numbers), TEST(oneof), TEST(mistakes_are_named), TEST(nul_in_text),
-        TEST(out_of_memory), TEST(before_1970), TEST(error_details),
+        TEST(request),     TEST(lenient),       TEST(numbers),     TEST(oneof),         TEST(mistakes_are_named),
+        TEST(nul_in_text), TEST(out_of_memory), TEST(before_1970), TEST(error_details),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,4 @@
-/* The embedded descriptors can be found by file and by symbol, with all they import, over both versions of the protocol. */
+/* The embedded descriptors are found by file and by symbol, with all they import, over both versions. */
 #include "rpc/reflection.h"
 
 #include "grpc/reflection/v1/reflection.pb-c.h"
@@ -9,8 +9,8 @@
 typedef Grpc__Reflection__V1__ServerReflectionRequest Request;
 typedef Grpc__Reflection__V1__ServerReflectionResponse Response;
 /* protobuf-c has no const; it does not write. */
-#define TEXT(s) ((char *)(uintptr_t)(s))
-#define ASK(x) GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_##x
+#define TEXT(s)   ((char *)(uintptr_t)(s))
+#define ASK(x)    GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_##x
 #define ANSWER(x) GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_##x
 
 static void test_index(void **state) {
@@ -62,8 +62,10 @@ static void never_called(struct rpc_call *c, void *user) {
 
 static int setup(void **state) {
     struct rpc_server_options o = {.listen = "127.0.0.1:0", .threads = 1, .slots = 2};
-    struct rpc_method m = {.path = "/txmsg.v1.MessageService/Prepare", .request = &txmsg__v1__prepare_request__descriptor,
-                           .response = &txmsg__v1__prepare_response__descriptor, .handle = never_called};
+    struct rpc_method m = {.path = "/txmsg.v1.MessageService/Prepare",
+                           .request = &txmsg__v1__prepare_request__descriptor,
+                           .response = &txmsg__v1__prepare_response__descriptor,
+                           .handle = never_called};
 
     assert_int_equal(rpc_server_new(&o, &m, 1, &server, NULL), 0);
     assert_int_equal(rpc_server_start(server, NULL), 0);
@@ -158,7 +160,8 @@ static void test_invalid_request(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_index), cmocka_unit_test(test_hostile_set), TEST(v1), TEST(v1alpha), TEST(invalid_request),
+        cmocka_unit_test(test_index), cmocka_unit_test(test_hostile_set), TEST(v1), TEST(v1alpha),
+        TEST(invalid_request),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,4 @@
-/* Server and client in one process: what a handler sees, what a caller gets back, and an end that leaves nothing behind. */
+/* Server and client in one process: what a handler sees, what a caller gets back, and an end without leftovers. */
 #include "rpc/client.h"
 
 #include "base/clock.h"
@@ -53,10 +53,15 @@ static void handle_echo(struct rpc_call *c, void *user) {
 
 static void handle_fail(struct rpc_call *c, void *user) {
     rpc_fail(c, &(struct rpc_error){
-        .code = RPC_FAILED_PRECONDITION, .reason = "DECIDED_OTHERWISE", .message = "decided \xc3\xa4nders",
-        .field = "transaction_id", .field_description = "is decided", .retry_after_ms = 1500,
-        .precondition_subject = "transaction/1", .meta = {"decision", "COMMITTED", "origin", "rpc"},
-    });
+                    .code = RPC_FAILED_PRECONDITION,
+                    .reason = "DECIDED_OTHERWISE",
+                    .message = "decided \xc3\xa4nders",
+                    .field = "transaction_id",
+                    .field_description = "is decided",
+                    .retry_after_ms = 1500,
+                    .precondition_subject = "transaction/1",
+                    .meta = {"decision", "COMMITTED", "origin", "rpc"},
+                });
 }
 
 static void handle_keep(struct rpc_call *c, void *user) {
@@ -77,19 +82,21 @@ static void handle_deadline(struct rpc_call *c, void *user) {
     rpc_reply(c, &response.base);
 }
 
-#define METHOD(name, fn)                                                                            \
-    {                                                                                               \
-        .path = SERVICE name, .request = &txmsg__v1__prepare_request__descriptor,                   \
-        .response = &txmsg__v1__prepare_response__descriptor, .handle = (fn), .user = &server       \
+#define METHOD(name, fn)                                                                                               \
+    {                                                                                                                  \
+        .path = SERVICE name, .request = &txmsg__v1__prepare_request__descriptor,                                      \
+        .response = &txmsg__v1__prepare_response__descriptor, .handle = (fn), .user = &server                          \
     }
 static const struct rpc_method methods[] = {
-    METHOD("Prepare", handle_echo), METHOD("Confirm", handle_fail), METHOD("Cancel", handle_keep),
+    METHOD("Prepare", handle_echo),
+    METHOD("Confirm", handle_fail),
+    METHOD("Cancel", handle_keep),
     METHOD("Publish", handle_deadline),
 };
 
 static int setup(void **state) {
-    struct rpc_server_options o = {.listen = "127.0.0.1:0", .threads = 2, .slots = 4, .receive_bytes = 100000,
-                                   .deadline_max_ms = 60000};
+    struct rpc_server_options o = {
+        .listen = "127.0.0.1:0", .threads = 2, .slots = 4, .receive_bytes = 100000, .deadline_max_ms = 60000};
     char target[32];
 
     kept_n = 0;
@@ -113,8 +120,9 @@ static int teardown(void **state) {
 static struct rpc_result call(const char *method, const Request *request, int64_t timeout_ms) {
     struct rpc_result r;
 
-    assert_int_equal(rpc_client_call(client, method, &request->base, &txmsg__v1__prepare_response__descriptor, timeout_ms,
-                                     &arena, &r), 0);
+    assert_int_equal(rpc_client_call(client, method, &request->base, &txmsg__v1__prepare_response__descriptor,
+                                     timeout_ms, &arena, &r),
+                     0);
     return r;
 }
 
@@ -181,6 +189,24 @@ static void test_too_large(void **state) {
     assert_int_equal(call(SERVICE "Prepare", &request, 10000).code, RPC_OK);
 }
 
+/* Small on the wire, large in memory: refused by the bound of the call's arena, with its reason. */
+static void test_too_large_in_memory(void **state) {
+    enum { N = 4000 };
+    Txmsg__V1__Message message = TXMSG__V1__MESSAGE__INIT, **messages = calloc(N, sizeof(*messages));
+    Request request = request_of("many");
+    struct rpc_result r;
+
+    assert_non_null(messages);
+    for (int i = 0; i < N; i++)
+        messages[i] = &message;
+    request.messages = messages;
+    request.n_messages = N;
+    r = call(SERVICE "Prepare", &request, 10000);
+    assert_int_equal(r.code, RPC_RESOURCE_EXHAUSTED);
+    assert_string_equal(r.reason, "REQUEST_TOO_LARGE");
+    free(messages);
+}
+
 static void test_error_details(void **state) {
     Request request = request_of("x");
     struct rpc_result r = call(SERVICE "Confirm", &request, 10000);
@@ -219,8 +245,9 @@ static void test_hostile_request(void **state) {
     r = call(SERVICE "Prepare", &request, 10000);
     assert_string_equal(r.field, "messages[0].topic");
     list.page_size = 7; /* field 1 is a number here, and text there */
-    assert_int_equal(rpc_client_call(client, SERVICE "Prepare", &list.base, &txmsg__v1__prepare_response__descriptor, 10000,
-                                     &arena, &r), 0);
+    assert_int_equal(rpc_client_call(client, SERVICE "Prepare", &list.base, &txmsg__v1__prepare_response__descriptor,
+                                     10000, &arena, &r),
+                     0);
     assert_int_equal(r.code, RPC_INVALID_ARGUMENT);
     assert_string_equal(r.reason, "MALFORMED_REQUEST");
 }
@@ -247,8 +274,8 @@ static void *caller_main(void *arg) {
     snprintf(target, sizeof(target), "127.0.0.1:%d", rpc_server_port(server));
     me->code = -1;
     if (rpc_client_new(target, &mine, NULL) == 0) {
-        if (rpc_client_call(mine, me->method, &request.base, &txmsg__v1__prepare_response__descriptor, me->timeout_ms, &a,
-                            &r) == 0)
+        if (rpc_client_call(mine, me->method, &request.base, &txmsg__v1__prepare_response__descriptor, me->timeout_ms,
+                            &a, &r) == 0)
             me->code = r.code;
         rpc_client_free(mine);
     }
@@ -284,7 +311,7 @@ static void test_deadline(void **state) {
 
     assert_int_equal(r.code, RPC_OK);
     assert_in_range(strtoll(id_of(&r), NULL, 10), 1, 6000); /* the wire rounds it up */
-    r = call(SERVICE "Publish", &request, 3600000); /* cut to the server's bound */
+    r = call(SERVICE "Publish", &request, 3600000);         /* cut to the server's bound */
     assert_in_range(strtoll(id_of(&r), NULL, 10), 6001, 60000);
     /* The caller gives up; replying afterwards is harmless. */
     start_callers(&slow, 1, SERVICE "Cancel", 200);
@@ -386,7 +413,8 @@ static void test_never_started(void **state) {
 }
 
 static void test_metrics(void **state) {
-    struct metric *ok = metric_get(metric_family(METRIC_COUNTER, "txmsg_requests_total", "method,code", "", 0), "Prepare", "OK");
+    struct metric *ok =
+        metric_get(metric_family(METRIC_COUNTER, "txmsg_requests_total", "method,code", "", 0), "Prepare", "OK");
     int64_t before = metric_value(ok);
     Request request = request_of("x");
 
@@ -398,9 +426,21 @@ static void test_metrics(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(echo), TEST(many_slices), TEST(too_large), TEST(error_details), TEST(unknown_method), TEST(hostile_request),
-        TEST(finished_late), TEST(deadline), TEST(stop_with_calls_in_flight), TEST(graceful_stop),
-        TEST(stop_refuses_new_calls), TEST(port_in_use), TEST(never_started), TEST(metrics),
+        TEST(echo),
+        TEST(many_slices),
+        TEST(too_large),
+        TEST(too_large_in_memory),
+        TEST(error_details),
+        TEST(unknown_method),
+        TEST(hostile_request),
+        TEST(finished_late),
+        TEST(deadline),
+        TEST(stop_with_calls_in_flight),
+        TEST(graceful_stop),
+        TEST(stop_refuses_new_calls),
+        TEST(port_in_use),
+        TEST(never_started),
+        TEST(metrics),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

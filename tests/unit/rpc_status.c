@@ -28,9 +28,14 @@ static void test_names(void **state) {
 
 static void test_round_trip(void **state) {
     struct rpc_error err = {
-        .code = RPC_RESOURCE_EXHAUSTED, .reason = "LANE_FULL", .message = "too much at once",
-        .field = "messages[2].topic", .field_description = "is too long", .retry_after_ms = 1250,
-        .precondition_subject = "lane/3", .meta = {"lane", "3", "limit", "100"},
+        .code = RPC_RESOURCE_EXHAUSTED,
+        .reason = "LANE_FULL",
+        .message = "too much at once",
+        .field = "messages[2].topic",
+        .field_description = "is too long",
+        .retry_after_ms = 1250,
+        .precondition_subject = "lane/3",
+        .meta = {"lane", "3", "limit", "100"},
     };
     struct Google__Rpc__Status *status;
     struct status_details d;
@@ -101,12 +106,14 @@ static void test_hostile(void **state) {
     /* details { type_url: "x" }; details { type_url: "/google.rpc.ErrorInfo" value: "\xff" } */
     assert_int_equal(status_unpack(BYTES_LIT("\x1a\x03\x0a\x01x"
                                              "\x1a\x1a\x0a\x15/google.rpc.ErrorInfo\x12\x01\xff"),
-                                   &arena, &d), 0);
+                                   &arena, &d),
+                     0);
     assert_null(d.reason);
     /* RetryInfo { retry_delay { seconds: INT64_MAX } } */
     assert_int_equal(status_unpack(BYTES_LIT("\x1a\x25\x0a\x15/google.rpc.RetryInfo"
                                              "\x12\x0c\x0a\x0a\x08\xff\xff\xff\xff\xff\xff\xff\xff\x7f"),
-                                   &arena, &d), 0);
+                                   &arena, &d),
+                     0);
     assert_int_equal(d.retry_after_ms, 0);
 }
 

@@ -55,7 +55,8 @@ static inline void test_stream_send(struct test_stream *s, const ProtobufCMessag
 /* NULL = the stream has ended. The caller frees with protobuf_c_message_free_unpacked(m, NULL). */
 static inline ProtobufCMessage *test_stream_receive(struct test_stream *s, const ProtobufCMessageDescriptor *d) {
     grpc_byte_buffer *in = NULL;
-    grpc_op ops[2] = {{.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &in}, {.op = GRPC_OP_RECV_INITIAL_METADATA}};
+    grpc_op ops[2] = {{.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &in},
+                      {.op = GRPC_OP_RECV_INITIAL_METADATA}};
     ProtobufCMessage *m = NULL;
     struct bytes view;
     struct buf scratch;
@@ -92,7 +93,8 @@ static inline int test_stream_close(struct test_stream *s, bool cancel) {
     stream_step(s, &op, 1, &s->trailers);
     grpc_call_unref(s->call);
     grpc_completion_queue_shutdown(s->queue);
-    while (grpc_completion_queue_pluck(s->queue, NULL, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type != GRPC_QUEUE_SHUTDOWN)
+    while (grpc_completion_queue_pluck(s->queue, NULL, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type !=
+           GRPC_QUEUE_SHUTDOWN)
         ;
     grpc_completion_queue_destroy(s->queue);
     grpc_channel_destroy(s->channel);

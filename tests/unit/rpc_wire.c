@@ -1,4 +1,4 @@
-/* Hostile bytes must be refused with the right reason and path, and whatever passes must be what protobuf-c can unpack. */
+/* Hostile bytes are refused with the right reason and path, and whatever passes is what protobuf-c can unpack. */
 #include "rpc/wire.h"
 
 #include "google/rpc/status.pb-c.h"
@@ -19,15 +19,16 @@ static int check(const ProtobufCMessageDescriptor *d, const void *p, size_t n) {
     return wire_check(d, bytes_of(p, n), WIRE_FROM_CLIENT, &fault);
 }
 #define CHECK(d, literal) check((d), (literal), sizeof(literal) - 1)
-#define REFUSED(d, literal, reason_, field_)         \
-    do {                                             \
-        assert_int_equal(CHECK(d, literal), 1);      \
-        assert_string_equal(fault.reason, reason_);  \
-        assert_string_equal(fault.field, field_);    \
+#define REFUSED(d, literal, reason_, field_)                                                                           \
+    do {                                                                                                               \
+        assert_int_equal(CHECK(d, literal), 1);                                                                        \
+        assert_string_equal(fault.reason, reason_);                                                                    \
+        assert_string_equal(fault.field, field_);                                                                      \
     } while (0)
 
 static void test_reader(void **state) {
-    struct wire_reader r = wire_reader(BYTES_LIT("\x08\x96\x01\x12\x02hi\x1d\x01\x00\x00\x00\x21\x02\x00\x00\x00\x00\x00\x00\x80"));
+    struct wire_reader r =
+        wire_reader(BYTES_LIT("\x08\x96\x01\x12\x02hi\x1d\x01\x00\x00\x00\x21\x02\x00\x00\x00\x00\x00\x00\x80"));
     struct wire_field f;
 
     assert_int_equal(wire_next(&r, &f), 1);
@@ -76,30 +77,44 @@ static void test_varints(void **state) {
 static void test_good(void **state) {
     assert_int_equal(CHECK(prepare, ""), 0);
     assert_int_equal(check(prepare, NULL, 0), 0);
-    assert_int_equal(CHECK(prepare, "\x0a\x03" "abc" "\x12\x06" "\xc3\xa4\xe2\x82\xac" "x"), 0);
+    assert_int_equal(CHECK(prepare, "\x0a\x03"
+                                    "abc"
+                                    "\x12\x06"
+                                    "\xc3\xa4\xe2\x82\xac"
+                                    "x"),
+                     0);
     /* messages { headers { key: "k" value: "v" } } */
     assert_int_equal(CHECK(prepare, "\x1a\x08\x2a\x06\x0a\x01k\x12\x01v"), 0);
 }
 
 static void test_malformed(void **state) {
-    REFUSED(prepare, "\x0a", "MALFORMED_REQUEST", "");                  /* no length */
-    REFUSED(prepare, "\x0a\x05" "abc", "MALFORMED_REQUEST", "");        /* cut */
+    REFUSED(prepare, "\x0a", "MALFORMED_REQUEST", ""); /* no length */
+    REFUSED(prepare,
+            "\x0a\x05"
+            "abc",
+            "MALFORMED_REQUEST", "");                                          /* cut */
     REFUSED(prepare, "\x0a\xff\xff\xff\xff\x0f", "MALFORMED_REQUEST", "");     /* 4 GiB */
     REFUSED(prepare, "\x0a\x80\x80\x80\x80\x80\x00", "MALFORMED_REQUEST", ""); /* a length of six bytes */
-    REFUSED(prepare, "\x02\x00", "MALFORMED_REQUEST", "");              /* field number 0 */
-    REFUSED(prepare, "\x80\x00\x00", "MALFORMED_REQUEST", "");          /* the same, padded */
-    REFUSED(prepare, "\x0b\x0c", "MALFORMED_REQUEST", "");              /* a group */
-    REFUSED(prepare, "\x0f", "MALFORMED_REQUEST", "");                  /* wire type 7 */
-    REFUSED(prepare, "\x08\x01", "MALFORMED_REQUEST", "transaction_id"); /* a string as a number */
+    REFUSED(prepare, "\x02\x00", "MALFORMED_REQUEST", "");                     /* field number 0 */
+    REFUSED(prepare, "\x80\x00\x00", "MALFORMED_REQUEST", "");                 /* the same, padded */
+    REFUSED(prepare, "\x0b\x0c", "MALFORMED_REQUEST", "");                     /* a group */
+    REFUSED(prepare, "\x0f", "MALFORMED_REQUEST", "");                         /* wire type 7 */
+    REFUSED(prepare, "\x08\x01", "MALFORMED_REQUEST", "transaction_id");       /* a string as a number */
     REFUSED(prepare, "\x18\x01", "MALFORMED_REQUEST", "messages[0]");
     REFUSED(prepare, "\x1a\x02\x0a\x05", "MALFORMED_REQUEST", "messages[0]");
-    REFUSED(prepare, "\xba\x3e\x05" "abc", "MALFORMED_REQUEST", ""); /* an unknown field, cut */
+    REFUSED(prepare,
+            "\xba\x3e\x05"
+            "abc",
+            "MALFORMED_REQUEST", ""); /* an unknown field, cut */
     /* check_after { } twice */
     REFUSED(prepare, "\x2a\x00\x2a\x00", "MALFORMED_REQUEST", "check_after");
 }
 
 static void test_text(void **state) {
-    REFUSED(prepare, "\x0a\x03" "a\0b", "INVALID_TEXT", "transaction_id");
+    REFUSED(prepare,
+            "\x0a\x03"
+            "a\0b",
+            "INVALID_TEXT", "transaction_id");
     REFUSED(prepare, "\x12\x01\xff", "INVALID_TEXT", "producer");
     REFUSED(prepare, "\x12\x02\xc0\x80", "INVALID_TEXT", "producer");     /* an overlong NUL */
     REFUSED(prepare, "\x12\x03\xed\xa0\x80", "INVALID_TEXT", "producer"); /* a surrogate */
@@ -157,10 +172,16 @@ static void test_too_many(void **state) {
 
 /* A descriptor that holds itself: no type of ours does, but the check must not trust that. */
 static void test_depth(void **state) {
-    ProtobufCFieldDescriptor field = {.name = "next", .id = 1, .label = PROTOBUF_C_LABEL_NONE, .type = PROTOBUF_C_TYPE_MESSAGE};
+    ProtobufCFieldDescriptor field = {
+        .name = "next", .id = 1, .label = PROTOBUF_C_LABEL_NONE, .type = PROTOBUF_C_TYPE_MESSAGE};
     ProtobufCIntRange ranges[] = {{1, 0}, {0, 1}};
-    ProtobufCMessageDescriptor d = {.magic = PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC, .name = "self", .short_name = "self",
-                                    .n_fields = 1, .fields = &field, .n_field_ranges = 1, .field_ranges = ranges};
+    ProtobufCMessageDescriptor d = {.magic = PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+                                    .name = "self",
+                                    .short_name = "self",
+                                    .n_fields = 1,
+                                    .fields = &field,
+                                    .n_field_ranges = 1,
+                                    .field_ranges = ranges};
     uint8_t p[128], *at = p + sizeof(p);
 
     field.descriptor = &d;
@@ -186,11 +207,18 @@ static uint32_t next_random(void) {
 /* Whatever the check lets through, protobuf-c takes: so NULL from it can only mean that memory is out. */
 static void test_passes_means_unpacks(void **state) {
     static const ProtobufCMessageDescriptor *const types[] = {
-        &txmsg__v1__prepare_request__descriptor, &txmsg__v1__batch_request__descriptor,
-        &txmsg__v1__list_transactions_request__descriptor, &txmsg__v1__topology__descriptor,
-        &grpc__reflection__v1__server_reflection_response__descriptor, &google__rpc__status__descriptor,
+        &txmsg__v1__prepare_request__descriptor,
+        &txmsg__v1__batch_request__descriptor,
+        &txmsg__v1__list_transactions_request__descriptor,
+        &txmsg__v1__topology__descriptor,
+        &grpc__reflection__v1__server_reflection_response__descriptor,
+        &google__rpc__status__descriptor,
     };
-    static const uint8_t start[] = "\x0a\x10\x0a\x03" "abc" "\x12\x02" "de" "\x1a\x05\x2a\x03\x0a\x01k\x18\x05\x22\x04\x08\x01\x10\x02";
+    static const uint8_t start[] = "\x0a\x10\x0a\x03"
+                                   "abc"
+                                   "\x12\x02"
+                                   "de"
+                                   "\x1a\x05\x2a\x03\x0a\x01k\x18\x05\x22\x04\x08\x01\x10\x02";
     long passed = 0;
     struct arena a;
 
@@ -219,10 +247,11 @@ static void test_passes_means_unpacks(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reader), cmocka_unit_test(test_varints), cmocka_unit_test(test_good),
-        cmocka_unit_test(test_malformed), cmocka_unit_test(test_text), cmocka_unit_test(test_enums),
-        cmocka_unit_test(test_packed), cmocka_unit_test(test_too_many), cmocka_unit_test(test_depth),
-        cmocka_unit_test(test_passes_means_unpacks),
+        cmocka_unit_test(test_reader), cmocka_unit_test(test_varints),
+        cmocka_unit_test(test_good),   cmocka_unit_test(test_malformed),
+        cmocka_unit_test(test_text),   cmocka_unit_test(test_enums),
+        cmocka_unit_test(test_packed), cmocka_unit_test(test_too_many),
+        cmocka_unit_test(test_depth),  cmocka_unit_test(test_passes_means_unpacks),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

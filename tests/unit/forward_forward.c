@@ -1,0 +1,412 @@
+/*
+ * The forwarder against a store in memory (forward_fakes.h): whatever fails, is lost, taken over or reconfigured, every message
+ * ends once in the books, and no cursor passes what is nowhere.
+ */
+#include "forward_fakes.h"
+
+#include "base/log.h"
+#include "base/metric.h"
+
+static const char *const topics[] = {"a", "b", "c"};
+
+/* Odd ids take "a", even ones "b". */
+const char *fake_topic_of(int32_t sub) {
+    return topics[(sub + 1) % 2];
+}
+
+struct bench {
+    struct forward *f;
+    struct lane *own, *adopted;
+    struct forward_options o;
+    int subs;          /* ids 1..subs */
+    int32_t gone, changed; /* ids: left out; with another sink */
+    bool drained;
+};
+
+static struct topology *topology_of(const struct bench *b, int64_t epoch) {
+    struct topology *t = topology_new(epoch);
+    struct errmsg e = ERRMSG_NULL;
+    char name[16], headers[40];
+
+    CLEANUP_JSON json_t *topic = json_object();
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(topology_add_topic(t, topics[i], topic, &e), 0);
+    for (int i = 1; i <= b->subs; i++) {
+        if (i == b->gone)
+            continue;
+        snprintf(name, sizeof(name), "s%d", i);
+        snprintf(headers, sizeof(headers), "%d", i);
+        CLEANUP_JSON json_t *spec =
+            json_pack("{s:s,s:{s:{}},s:{s:s,s:s,s:i},s:i}", "topic", fake_topic_of(i), "sink",
+                      i == b->changed ? "log" : "discard", "retry", "initial", "10ms", "max", "20ms", "max_attempts",
+                      i == 5 ? 3 : 1000, "concurrency", i == 4 ? 1 : 16);
+        if (topology_add_sub(t, i, name, spec, &e) != 0)
+            fail_msg("%s", e.text);
+    }
+    return t;
+}
+
+static void apply(struct bench *b) {
+    static int64_t epoch;
+    struct topology *t = topology_of(b, ++epoch);
+
+    forward_topology(b->f, t);
+    topology_unref(t);
+}
+
+static void start(struct bench *b, int subs) {
+    world = mem_zalloc(sizeof(*world));
+    *b = (struct bench){.subs = subs, .o = {.tail_bytes = 200000, .read_bytes = 100000, .window = 64, .retry_poll_ms = 5}};
+    world->x = 88172645463325252ull;
+    world->full_after = 400;
+    assert_int_equal(loop_new("t", &world->loop), 0);
+    world->store.o.progress_ms = 1;
+    assert_int_equal(forward_new(world->loop, &world->store, NULL, NULL, &b->o, &b->f), 0);
+    apply(b);
+    b->own = fake_lane_open(b->f, 1);
+}
+
+static void turn(void) {
+    uv_run(loop_uv(world->loop), UV_RUN_ONCE);
+}
+
+static void on_drained(void *arg) {
+    struct bench *b = arg;
+    b->drained = true;
+}
+
+static void finish(struct bench *b) {
+    forward_drain(b->f, on_drained, b);
+    while (!b->drained)
+        turn();
+    if (b->own)
+        forward_drop_lane(b->f, b->own->log->number);
+    if (b->adopted)
+        forward_drop_lane(b->f, b->adopted->log->number);
+    if (b->own)
+        fake_lane_free(b->own);
+    if (b->adopted)
+        fake_lane_free(b->adopted);
+    forward_free(b->f);
+    for (int i = 0; i < 50; i++)
+        uv_run(loop_uv(world->loop), UV_RUN_NOWAIT);
+    for (uint32_t i = 0; i < world->tx_n; i++) {
+        assert_int_equal(atomic_load(&world->tx[i]->refs), 1); /* nobody keeps one */
+        tx_content_unref(world->tx[i]);
+    }
+    loop_free(world->loop);
+    mem_free(world);
+}
+
+static void confirm_some(struct bench *b, uint32_t n) {
+    const char *t[FAKE_N];
+
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t k = 1 + fake_random(FAKE_N);
+        for (uint32_t m = 0; m < k; m++)
+            t[m] = topics[fake_random(ARRAY_LEN(topics))];
+        fake_confirm(b->own, t, k);
+    }
+}
+
+static void settle(const struct bench *b) {
+    for (int s = 1; s <= b->subs; s++)
+        while (s != b->gone && !fake_settled(s, fake_topic_of(s)))
+            turn();
+}
+
+/* Books: confirmed = delivered + dead + discarded, and each delivered one arrived. exact: once. */
+static void check_books(const struct bench *b, bool exact) {
+    for (int s = 1; s <= b->subs; s++) {
+        const struct fake_sub *sub = &world->sub[s];
+        int64_t due = 0, dead = 0;
+        if (s == b->gone)
+            continue;
+        for (uint32_t t = sub->starts_at_tx; t < world->tx_n; t++)
+            for (uint32_t n = 0; n < world->tx[t]->messages_n; n++) {
+                if (!bytes_eq_str(world->tx[t]->messages[n].topic, fake_topic_of(s)))
+                    continue;
+                due++;
+                dead += world->fate[s][t][n] == FATE_DEAD;
+                assert_true(world->fate[s][t][n] == FATE_DEAD || world->oks[s][t][n] > 0);
+                assert_true(!exact || world->oks[s][t][n] <= 1);
+            }
+        assert_int_equal(sub->delivered + sub->dead, due);
+        assert_int_equal(sub->dead, dead);
+        assert_int_equal(sub->discarded, 0);
+    }
+}
+
+/* Until the last records are committed: the books are written after the fact. */
+static void records(struct bench *b) {
+    int quiet = 0;
+
+    while (quiet < 20) {
+        turn();
+        quiet = fake_lane_idle(b->own) && (!b->adopted || fake_lane_idle(b->adopted)) ? quiet + 1 : 0;
+    }
+}
+
+static void test_healthy(void **state) {
+    struct bench b;
+
+    start(&b, 6);
+    for (int i = 0; i < 30; i++) {
+        confirm_some(&b, 60);
+        turn();
+    }
+    settle(&b);
+    records(&b);
+    check_books(&b, true);
+    for (int s = 1; s <= b.subs; s++)
+        assert_int_equal(world->sub[s].sends, world->sub[s].oks);
+    assert_int_equal(world->sub[4].most, 1);
+    finish(&b);
+}
+
+static void failing_world(void) {
+    world->full_after = 7;
+    world->forget_percent = 20;
+    world->refuse_percent = 10;
+    for (int s = 1; s < FAKE_SUBS; s++)
+        world->sub[s] = (struct fake_sub){.fail_percent = s % 3 ? 20 : 0, .reject_percent = s == 2 ? 5 : 0,
+                                          .busy_percent = 5, .delay_ms = s == 3 ? 5 : 1};
+}
+
+static void test_failures(void **state) {
+    struct bench b;
+
+    start(&b, 6);
+    failing_world();
+    for (int i = 0; i < 20; i++) {
+        confirm_some(&b, 60);
+        turn();
+    }
+    settle(&b);
+    records(&b);
+    check_books(&b, true);
+    assert_true(world->sub[1].spilled > 0 && world->sub[2].dead > 0 && world->sub[5].dead > 0);
+    assert_int_equal(world->sub[3].spilled, 0);
+    finish(&b);
+}
+
+/* A worker that dies in the middle: another one goes on from what was committed. */
+static void test_takeover(void **state) {
+    struct bench b;
+
+    start(&b, 6);
+    failing_world();
+    for (int s = 1; s <= 6; s++)
+        world->sub[s].unknown_percent = 30;
+    for (int i = 0; i < 20; i++) {
+        confirm_some(&b, 40);
+        turn();
+    }
+    while (world->sub[1].oks < 300)
+        turn();
+    for (uint32_t i = 0; i < b.own->queue_n; i++) /* they never were confirmed */
+        for (int s = 1; s <= 6; s++)
+            memset(world->fate[s][b.own->queue[i]], FATE_DEAD, FAKE_N);
+    bool lost = b.own->in_flight;
+    uint32_t never[FAKE_TX], never_n = 0;
+    if (lost)
+        fake_lane_take_back(b.own);
+    memcpy(never, b.own->queue, b.own->queue_n * sizeof(never[0]));
+    never_n = b.own->queue_n;
+    b.own->queue_n = 0;
+    fake_riders_end(b.own, false, 0);
+    forward_drop_lane(b.f, 1);
+    forward_free(b.f);
+    fake_lane_free(b.own);
+    for (int i = 0; i < 20; i++)
+        turn();
+    fake_leases_end();
+
+    b.own = NULL;
+    assert_int_equal(forward_new(world->loop, &world->store, NULL, NULL, &b.o, &b.f), 0);
+    apply(&b);
+    b.own = fake_lane_open(b.f, 2);
+    b.adopted = fake_lane_adopt(b.f, 1);
+    memcpy(b.own->queue, never, never_n * sizeof(never[0])); /* their callers repeat them */
+    b.own->queue_n = never_n;
+    for (int s = 1; s <= 6; s++)
+        for (uint32_t i = 0; i < never_n; i++)
+            memset(world->fate[s][never[i]], FATE_NONE, FAKE_N);
+    confirm_some(&b, 200);
+    settle(&b);
+    while (!forward_lane_settled(b.f, 1))
+        turn();
+    records(&b);
+    check_books(&b, false);
+    for (int s = 1; s <= 6; s++)
+        assert_true(world->log[0].pos[s].seq > world->log[0].entries[world->log[0].entries_n - 1].seq);
+    finish(&b);
+}
+
+/* The lane refuses a batch and lives on: what it had passed is delivered again, nothing is skipped. */
+static void test_lost_batch(void **state) {
+    struct bench b;
+
+    start(&b, 3);
+    world->sub[1].fail_percent = 30;
+    confirm_some(&b, 300);
+    while (world->sub[2].oks < 50 || !b.own->in_flight || !b.own->b.adds_n)
+        turn();
+    fake_lane_lose(b.own);
+    settle(&b);
+    records(&b);
+    check_books(&b, false);
+    finish(&b);
+}
+
+/* Fenced: the lane's memory goes, its deliveries come back to nobody, the next lane serves. */
+static void test_fenced(void **state) {
+    struct bench b;
+
+    start(&b, 3);
+    world->sub[1].delay_ms = 20;
+    confirm_some(&b, 300);
+    while (world->sub[2].oks < 50)
+        turn();
+    fake_lane_fence(b.own);
+    struct lane *old = b.own;
+    b.own = fake_lane_open(b.f, 2);
+    memcpy(b.own->queue, old->queue, old->queue_n * sizeof(old->queue[0]));
+    b.own->queue_n = old->queue_n;
+    fake_lane_free(old);
+    b.adopted = fake_lane_adopt(b.f, 1);
+    settle(&b);
+    records(&b);
+    check_books(&b, false);
+    finish(&b);
+}
+
+/* A dead and a slow subscription stay behind, the others do not notice; then they catch up from the log. */
+static void test_isolation(void **state) {
+    struct bench b;
+
+    start(&b, 5);
+    b.o.tail_bytes = 1;
+    world->sub[1].down = true;
+    world->sub[4].delay_ms = 3; /* concurrency 1 */
+    for (int i = 0; i < 40; i++) {
+        confirm_some(&b, 60);
+        turn();
+    }
+    while (!fake_settled(3, "a") || !fake_settled(2, "b"))
+        turn();
+    assert_false(fake_settled(1, "a"));
+    assert_true(world->sub[1].sends < 16 + 16 + 20); /* parked: what was in flight, and few probes */
+    assert_false(fake_settled(4, "b"));
+    world->sub[1].down = false;
+    world->sub[4].delay_ms = 0;
+    settle(&b);
+    records(&b);
+    check_books(&b, true);
+    assert_true(world->log_reads > 0); /* it had fallen off the ring */
+    finish(&b);
+}
+
+/* The store cannot commit: at most so much is delivered without a record. */
+static void test_unrecorded(void **state) {
+    struct bench b;
+
+    start(&b, 1);
+    confirm_some(&b, 1500);
+    while (world->sub[1].oks < 100)
+        turn();
+    world->store_away = true;
+    for (int i = 0; i < 300; i++)
+        turn();
+    int64_t recorded = world->sub[1].delivered, sent = world->sub[1].sends;
+    assert_true(sent - recorded <= 1000 + 64);
+    world->store_away = false;
+    settle(&b);
+    records(&b);
+    check_books(&b, true);
+    finish(&b);
+}
+
+/* Subscriptions come (from now, from the beginning), go, and change their sink while everything flows. */
+static void test_topology(void **state) {
+    struct bench b;
+
+    log_set_level(LOG_LEVEL_ERROR);
+    start(&b, 3);
+    world->sub[1].delay_ms = 10;
+    confirm_some(&b, 400);
+    while (world->sub[2].oks < 100)
+        turn();
+    while (b.own->queue_n || b.own->in_flight)
+        turn();
+    b.subs = 5; /* 4 from now, 5 from the beginning */
+    world->sub[4].starts_at_tx = world->tx_n;
+    world->log[0].vector[4] = (struct lane_pos){.seq = b.own->log->next_seq};
+    apply(&b);
+    confirm_some(&b, 200);
+    while (world->sub[4].oks < 20)
+        turn();
+    b.gone = 3;
+    world->sub[3].vanished = true;
+    apply(&b);
+    b.changed = 1; /* its deliveries come back and go to the new sink */
+    apply(&b);
+    uint32_t sends = world->sub[3].sends;
+    confirm_some(&b, 100);
+    turn();
+    b.changed = 0;
+    apply(&b);
+    settle(&b);
+    records(&b);
+    check_books(&b, false);
+    assert_int_equal(world->sub[3].sends, sends);
+    for (uint32_t t = 0; t < world->sub[4].starts_at_tx; t++)
+        for (int n = 0; n < FAKE_N; n++)
+            assert_int_equal(world->oks[4][t][n], 0);
+    finish(&b);
+}
+
+/* Not alive: nothing is started. */
+static void test_not_allowed(void **state) {
+    struct bench b;
+
+    start(&b, 2);
+    forward_allow(b.f, false);
+    confirm_some(&b, 50);
+    for (int i = 0; i < 100; i++)
+        turn();
+    assert_int_equal(world->sub[1].sends + world->sub[2].sends, 0);
+    forward_allow(b.f, true);
+    settle(&b);
+    records(&b);
+    check_books(&b, true);
+    finish(&b);
+}
+
+/* Cursors that have nothing to record are written again all the same. */
+static void test_rewrite(void **state) {
+    static const char *const only[] = {"a"};
+    struct bench b;
+
+    start(&b, 2);
+    for (int i = 0; i < 2500; i++) {
+        fake_confirm(b.own, only, 1);
+        while (!fake_lane_idle(b.own))
+            turn();
+    }
+    settle(&b);
+    assert_true(b.own->log->next_seq > 2500);
+    assert_true(b.own->log->written[2] > 1500); /* topic "b" saw nothing */
+    finish(&b);
+}
+
+int main(void) {
+    log_set_level(LOG_LEVEL_ERROR);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_healthy),    cmocka_unit_test(test_failures),   cmocka_unit_test(test_takeover),
+        cmocka_unit_test(test_lost_batch), cmocka_unit_test(test_fenced),     cmocka_unit_test(test_isolation),
+        cmocka_unit_test(test_unrecorded), cmocka_unit_test(test_topology),   cmocka_unit_test(test_not_allowed),
+        cmocka_unit_test(test_rewrite),
+    };
+    return cmocka_run_group_tests_name("forward_forward", tests, NULL, NULL);
+}
