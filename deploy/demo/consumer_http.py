@@ -30,7 +30,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             refuse = int(json.loads(body).get("refuse_first", 0))
         except (ValueError, AttributeError):
             refuse = 0
-        if refuse and self.store.refuse(message_id) < refuse:
+        if self.store.refuse(message_id, refuse):
             return self.answer(503)
         self.store.add(message_id, body.decode(errors="replace"), time.time())
         return self.answer(204) # only after it is recorded; a duplicate is as good as done

@@ -76,10 +76,10 @@ class Shop:
 
     def order(self, item, amount, rehearse="", refuse_first=0):
         """Places an order; answers what was done, step by step. `rehearse` plays a mishap: "lose-confirm", "rollback"."""
-        transaction_id, begin, steps = uuid7(), time.time(), []
+        transaction_id, steps = uuid7(), []
 
         def step(text):
-            steps.append({"seconds": round(time.time() - begin, 3), "text": text})
+            steps.append({"at": time.time(), "text": text})
 
         body = json.dumps({"item": item, "amount": amount, "refuse_first": refuse_first}).encode()
         prepared = self.call(self.stub.Prepare, self.rpc.PrepareRequest(

@@ -22,17 +22,17 @@ class Records:
         with self.lock:
             return self.db.execute(sql, (message_id, body, now)).rowcount == 1
 
-    def refuse(self, message_id):
-        """Counts a refusal; answers how many there were before."""
+    def refuse(self, message_id, times):
+        """True, and counted, until the message was refused so many times."""
         sql = ("INSERT INTO refusal VALUES (?, 1) ON CONFLICT (message_id) DO UPDATE SET count = count + 1 "
-               "RETURNING count - 1")
+               "WHERE count < ?")
         with self.lock:
-            return self.db.execute(sql, (message_id,)).fetchone()[0]
+            return times > 0 and self.db.execute(sql, (message_id, times)).rowcount == 1
 
     def of_transaction(self, transaction_id):
-        """The ids of its messages that were recorded, the number of refusals."""
-        ids = [row[0] for row in self.db.execute(
-            "SELECT message_id FROM record WHERE substr(message_id, 1, 36) = ? ORDER BY 1", (transaction_id,))]
-        refused = self.db.execute(
-            "SELECT coalesce(sum(count), 0) FROM refusal WHERE substr(message_id, 1, 36) = ?", (transaction_id,))
-        return ids, refused.fetchone()[0]
+        """Its messages that were recorded, as (id, time), and the number of refusals."""
+        rows = self.db.execute("SELECT message_id, received_at FROM record WHERE substr(message_id, 1, 36) = ? ORDER BY 1",
+                               (transaction_id,)).fetchall()
+        refused = self.db.execute("SELECT coalesce(sum(count), 0) FROM refusal WHERE substr(message_id, 1, 36) = ?",
+                                  (transaction_id,))
+        return rows, refused.fetchone()[0]

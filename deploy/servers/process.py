@@ -81,6 +81,13 @@ def base_directory(wanted=None):
     return path
 
 
+def tail(log, lines=25):
+    """The last lines of a log file."""
+    with contextlib.suppress(OSError):
+        return "\n".join(pathlib.Path(log).read_text(errors="replace").splitlines()[-lines:])
+    return ""
+
+
 class Process:
     """One child process with its output in a log file. `stop` asks and then insists; the kernel sends `stop_signal` if
     this program dies first."""
@@ -109,11 +116,8 @@ class Process:
         if not self.alive():
             raise ServerError(f"{self.name} ended with {self.popen.returncode}; the end of {self.log}:\n{self.tail()}")
 
-    def tail(self, lines=25):
-        with contextlib.suppress(OSError):
-            text = self.log.read_text(errors="replace").splitlines()
-            return "\n".join(text[-lines:])
-        return ""
+    def tail(self):
+        return tail(self.log)
 
     def signal(self, number):
         if self.alive():

@@ -23,7 +23,7 @@ class Rabbit:
         self.process = None
 
     def url(self, port=None):
-        return f"amqp://{self.login}:{self.password}@127.0.0.1:{port or self.port}/"
+        return f"amqp://{self.login}:{self.password}@127.0.0.1:{port or self.port}"
 
     def start(self):
         for attempt in range(5):

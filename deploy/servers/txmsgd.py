@@ -9,7 +9,7 @@ import subprocess
 import urllib.error
 import urllib.request
 
-from .process import Process, ServerError, make_directory, wait_until
+from .process import Process, ServerError, make_directory, tail, wait_until
 
 LISTENING = re.compile(r"listening grpc=(127\.0\.0\.1):(\d+) http=(127\.0\.0\.1):(\d+)")
 
@@ -108,8 +108,10 @@ class Txmsgd:
         return self.start()
 
     def close(self):
-        if self.process:
-            self.stop(10)
+        """Stops it if it still runs; an end other than a clean one is an error."""
+        code = self.stop()
+        if code not in (0, None):
+            raise ServerError(f"{self.name} ended with {code}; the end of {self.log}:\n{tail(self.log)}")
 
 
 class Ctl:

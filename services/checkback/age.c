@@ -1,6 +1,6 @@
 /*
- * One number per worker in a table of the process; the metric prints the oldest. A transaction decided behind our back (by its
- * producer, the normal case) is not heard of: so what was not seen again when it should have been is forgotten.
+ * One number per worker in a table of the process; the metric prints the oldest. A transaction decided behind our back
+ * (by its producer, the normal case) is not heard of: so what was not seen again when it should have been is forgotten.
  */
 #include "checkback/age.h"
 
@@ -12,7 +12,7 @@
 
 enum { SLOTS = 64, GRACE_MS = 60000 };
 
-static _Atomic uint64_t slots_used; /* a bit each */
+static _Atomic uint64_t slots_used;      /* a bit each */
 static _Atomic int64_t oldest_us[SLOTS]; /* 0 = none */
 
 static double oldest_seconds(void *arg) {

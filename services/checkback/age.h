@@ -1,6 +1,6 @@
 /*
- * txmsg_oldest_undecided_seconds, as far as this worker knows: the oldest undecided transaction that it found or claimed lately and
- * that was not decided by its checks since. An approximation, and cheap. @thread of the loop
+ * txmsg_oldest_undecided_seconds, as far as this worker knows: the oldest undecided transaction that it found or
+ * claimed lately and that was not decided by its checks since. An approximation, and cheap. @thread of the loop
  */
 #pragma once
 

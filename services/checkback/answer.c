@@ -1,7 +1,8 @@
 /*
- * The narrow gate between what strangers send and what becomes a decision: whatever is not exactly the contract is no answer. A proxy's page, an
- * answer for another id, a word in lower case may all look like a verdict to a lenient reader, and a guess here loses a message or sends one
- * that was rolled back. Members that we do not know are tolerated, duplicates are not.
+ * The narrow gate between what strangers send and what becomes a decision: whatever is not exactly the contract is no
+ * answer. A proxy's page, an answer for another id, a word in lower case may all look like a verdict to a lenient
+ * reader, and a guess here loses a message or sends one that was rolled back. Members that we do not know are
+ * tolerated, duplicates are not.
  */
 #include "checkback/answer.h"
 

@@ -1,9 +1,11 @@
 /*
- * Whom to ask next. A tick every poll_ms claims due rows for all producers with free slots, in one query per common lease and 64 names,
- * one query at a time; the messages of what was claimed are read in groups, bounded in bytes; then each goes its way (check.c).
+ * Whom to ask next. A tick every poll_ms claims due rows for all producers with free slots, in one query per common
+ * lease and 64 names, one query at a time; the messages of what was claimed are read in groups, bounded in bytes; then
+ * each goes its way (check.c).
  *
- * A dead producer holds its own slots until its time-outs, and at most HELD_MAX of requests beside what one read brings, so it costs
- * the others nothing. What cannot be finished here in the time of its lease is left to whoever claims it next: tokens keep both apart.
+ * A dead producer holds its own slots until its time-outs, and at most HELD_MAX of requests beside what one read
+ * brings, so it costs the others nothing. What cannot be finished here in the time of its lease is left to whoever
+ * claims it next: tokens keep both apart.
  */
 #include "checkback/check.h"
 

@@ -1,9 +1,10 @@
 /*
  * The life of one check, from the messages of its transaction to what its answer made of it.
  *
- * Endpoints are tried one after the other within one claim, beginning with the one that answered last. The first well-formed answer
- * ends it; if none comes, the row is due again by the back-off on failures, which never counts to the limit. A verdict becomes an
- * operation of the own lane, like any Confirm or Cancel: if the producer itself came first, that decision stands.
+ * Endpoints are tried one after the other within one claim, beginning with the one that answered last. The first
+ * well-formed answer ends it; if none comes, the row is due again by the back-off on failures, which never counts to
+ * the limit. A verdict becomes an operation of the own lane, like any Confirm or Cancel: if the producer itself came
+ * first, that decision stands.
  */
 #include "checkback/check.h"
 
@@ -135,7 +136,8 @@ static enum tx_state state_of(enum answer_verdict v) {
     return v == ANSWER_COMMITTED ? TX_CONFIRMED : TX_CANCELLED;
 }
 
-/* Somebody decided meanwhile. Agreement is common (the producer confirmed while it was asked); the contrary is a producer that errs. */
+/* Somebody decided meanwhile. Agreement is common (the producer confirmed while it was asked); the contrary is a
+ * producer that errs. */
 static void report_contrary(struct check *c) {
     char id[UUID_TEXT];
 
@@ -179,7 +181,9 @@ static void on_decided(struct lane_op *op) {
         break;
     }
     snprintf(c->error, sizeof(c->error), "verdict refused: %s",
-             op->outcome == OP_REFUSED ? op->why : op->outcome == OP_PAST_RETENTION ? "past retention" : "other producer");
+             op->outcome == OP_REFUSED          ? op->why
+             : op->outcome == OP_PAST_RETENTION ? "past retention"
+                                                : "other producer");
     end_failed(c);
 }
 

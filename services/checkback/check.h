@@ -1,5 +1,6 @@
 /*
- * One claimed check on its way, and what the checks of an asker share. Private to asker.c and check.c. @thread of the loop
+ * One claimed check on its way, and what the checks of an asker share. Private to asker.c and check.c. @thread of the
+ * loop
  *
  *   claimed -> waiting -> (read) -> ready -> asking --answer--> deciding -> ending -> riding -> gone
  *                                     ^        | no answer         |          ^
@@ -32,7 +33,7 @@ struct asker {
     size_t round_done;
     struct claim_call *claim; /* under way */
     struct read_call *read;
-    size_t careful; /* how many are read one by one, because one of them could not be read */
+    size_t careful;       /* how many are read one by one, because one of them could not be read */
     struct list waiting;  /* for their messages */
     struct list ready;    /* for the web client */
     struct list asking;   /* the web client has them */
@@ -43,7 +44,7 @@ struct asker {
 };
 
 struct check {
-    struct list link; /* of one of those, or of the read under way */
+    struct list link;    /* of one of those, or of the read under way */
     struct asker *asker; /* NULL: it is gone, and the lane still has the operation */
     struct producer *producer;
     struct topology *topology; /* our reference: `policy` is in it */
@@ -64,7 +65,8 @@ struct check {
 };
 
 /* Goes to `waiting` and takes a slot. NULL = out of memory. */
-struct check *check_new(struct asker *a, struct producer *of, const struct check_claim *claim, uint64_t lease_ns) MUSTCHECK;
+struct check *check_new(struct asker *a, struct producer *of, const struct check_claim *claim,
+                        uint64_t lease_ns) MUSTCHECK;
 /* Gives its slot back. */
 void check_free(struct check *c);
 /* The asker goes: ends the check, or leaves it to the callback of the lane that still comes. */

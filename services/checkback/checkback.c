@@ -1,6 +1,6 @@
 /*
- * The room's front: the finder, which fills the list of due checks, and the asker, which empties it. They meet in PostgreSQL only, so a check
- * found here may be asked by any replica.
+ * The room's front: the finder, which fills the list of due checks, and the asker, which empties it. They meet in
+ * PostgreSQL only, so a check found here may be asked by any replica.
  */
 #include "checkback/checkback.h"
 

@@ -17,12 +17,13 @@ struct checkback_options {
     int64_t find_poll_ms; /* how often the finder walks; default 250 */
     int in_flight;        /* checks under way in this worker; default 256 */
 };
-/* `own` takes the verdicts as operations: the worker's own lane. */
+/* `own` takes the verdicts as operations: the worker's own lane. It, the reader and the web client are freed after checkback_free(). */
 int checkback_new(struct loop *l, struct store *s, struct reader *r, struct webclient *w, struct lane *own,
                   const struct checkback_options *o, struct checkback **ret) MUSTCHECK;
 void checkback_topology(struct checkback *c, struct topology *t);
 /* A lane to walk (own or adopted); cursors of an adopted lane are read from its log. */
 int checkback_lane(struct checkback *c, struct lane *lane, int32_t number, bool adopted) MUSTCHECK;
+/* Fenced or closed, and in any case before the lane is freed. */
 void checkback_drop_lane(struct checkback *c, int32_t lane);
 void checkback_allow(struct checkback *c, bool allowed);
 /* For an adopted lane: every finder cursor has passed its last entry, durably. */

@@ -1,12 +1,13 @@
 /*
- * One walk per (lane, delay class). A step reads on from the cursor; what it brings rides with the next batches of that very lane, and
- * the cursor goes past it only in the batch that carries its last row, or later. So a crash at any point repeats a step and loses none;
- * rows that are there already are left alone by the store. A step that brought nothing costs no write at all: its
- * cursor rides along when it has moved far, when it has not been written for long (folding a lane's cursors looks back a bounded number
- * of entries), and at the end of an adopted lane, which is drained only when all its cursors are durably past it.
+ * One walk per (lane, delay class). A step reads on from the cursor; what it brings rides with the next batches of that
+ * very lane, and the cursor goes past it only in the batch that carries its last row, or later. So a crash at any point
+ * repeats a step and loses none; rows that are there already are left alone by the store. A step that brought nothing
+ * costs no write at all: its cursor rides along when it has moved far, when it has not been written for long (folding a
+ * lane's cursors looks back a bounded number of entries), and at the end of an adopted lane, which is drained only when
+ * all its cursors are durably past it.
  *
- * One read is under way at a time, over all lanes. A class is looked at as often as suits its age; when a step shows that there is
- * more, soon again.
+ * One read is under way at a time, over all lanes. A class is looked at as often as suits its age; when a step shows
+ * that there is more, soon again.
  */
 #include "checkback/finder.h"
 
@@ -14,8 +15,8 @@
 #include "base/log.h"
 
 enum {
-    SCAN_IDS = 4096,   /* of one step */
-    ENTRY_IDS = 440,   /* most ids of an entry: fewer entries than SCAN_IDS / ENTRY_IDS are surely all there were */
+    SCAN_IDS = 4096,     /* of one step */
+    ENTRY_IDS = 440,     /* most ids of an entry: fewer entries than SCAN_IDS / ENTRY_IDS are surely all there were */
     WRITE_ENTRIES = 500, /* a cursor is written at least once in so many batches, and entries passed */
     AGAIN_MS = 5,
 };
@@ -33,7 +34,7 @@ struct walk {
     unsigned batches;                    /* since the cursor was written */
     uint64_t due_ns;                     /* of the next step */
     struct found *rows;                  /* held until they are durable; one allocation with their names. NULL = none */
-    size_t n, base, given;               /* rows[base..base+given) are in the batch under way, those before are durable */
+    size_t n, base, given; /* rows[base..base+given) are in the batch under way, those before are durable */
 };
 
 struct finder_lane {
@@ -42,8 +43,8 @@ struct finder_lane {
     struct lane *lane;
     int32_t number;
     bool adopted;
-    bool known; /* cursors are; own lanes begin at 0 */
-    bool lost;  /* fenced or closed: nothing more is done with it */
+    bool known;      /* cursors are; own lanes begin at 0 */
+    bool lost;       /* fenced or closed: nothing more is done with it */
     int32_t max_seq; /* adopted: of its last entry when we came */
     uint64_t due_ns; /* of reading its cursors */
     struct lane_rider rider;
@@ -123,7 +124,8 @@ static int64_t interval_ms(const struct finder *f, int cls) {
     return MAX(f->poll_ms, delay_class_ms[cls] / 20);
 }
 
-static void step_done(struct finder *f, struct finder_lane *l, int cls, const struct undecided *u, size_t n, struct lane_pos next) {
+static void step_done(struct finder *f, struct finder_lane *l, int cls, const struct undecided *u, size_t n,
+                      struct lane_pos next) {
     struct walk *w = &l->walks[cls];
     int32_t passed = next.seq - w->read.seq;
 

@@ -1,6 +1,6 @@
 /*
- * Finds the undecided: walks the entries of its lanes with a cursor per delay class and puts what is past its age into the list of due checks,
- * in one batch with the cursor that passes it. @thread of the worker's loop
+ * Finds the undecided: walks the entries of its lanes with a cursor per delay class and puts what is past its age into
+ * the list of due checks, in one batch with the cursor that passes it. @thread of the worker's loop
  */
 #pragma once
 

@@ -1,7 +1,7 @@
 /*
- * Slots. Each producer has a share of its own of half of all slots, so a check of it can start whatever the others do; the other half is common
- * and goes to whoever needs more, up to the concurrency of its policy. With more producers than slots the shares are one each
- * and the order of the rounds rotates.
+ * Slots. Each producer has a share of its own of half of all slots, so a check of it can start whatever the others do;
+ * the other half is common and goes to whoever needs more, up to the concurrency of its policy. With more producers
+ * than slots the shares are one each and the order of the rounds rotates.
  *
  * A producer stays in the map while checks of it are under way, also after it left the configuration.
  */

@@ -1,6 +1,6 @@
 /*
- * The producers of the current configuration that can be asked, and how many checks each may have under way: a producer that does not
- * answer uses up its own slots and nobody else's. @thread of the loop
+ * The producers of the current configuration that can be asked, and how many checks each may have under way: a producer
+ * that does not answer uses up its own slots and nobody else's. @thread of the loop
  */
 #pragma once
 
@@ -39,8 +39,10 @@ void producers_give(struct producers *p, struct producer *of); /* `of` may be go
 /* How long a claim is ours: every endpoint may be tried, twice over. */
 int64_t producers_lease_ms(const struct check_policy *policy);
 /*
- * A round of claims: asks of up to `max` producers with free slots and one common lease, beginning with the `*done`-th of the round;
- * `*done` moves past those looked at. 0 = the round is over. Names in `asks` live until the next producers_give() or _apply().
+ * A round of claims: asks of up to `max` producers with free slots and one common lease, beginning with the `*done`-th
+ * of the round;
+ * `*done` moves past those looked at. 0 = the round is over. Names in `asks` live until the next producers_give() or
+ * _apply().
  */
 size_t producers_asks(const struct producers *p, size_t *done, struct check_ask *asks, size_t max, int64_t *lease_ms);
 /* The answer to the asks is here: sets `more` from `asked` and `got`. */

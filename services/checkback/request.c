@@ -1,5 +1,6 @@
 /*
- * Written straight into a buffer: a request may carry megabytes of bodies, a JSON tree of them would cost several times as much.
+ * Written straight into a buffer: a request may carry megabytes of bodies, a JSON tree of them would cost several times
+ * as much.
  */
 #include "checkback/request.h"
 
@@ -49,7 +50,8 @@ int request_body(struct buf *out, const struct question *q) {
     return buf_error(out);
 }
 
-int request_headers(struct request_headers *h, const char *secret, const struct uuid *tx, int64_t now_s, struct bytes body) {
+int request_headers(struct request_headers *h, const char *secret, const struct uuid *tx, int64_t now_s,
+                    struct bytes body) {
     CLEANUP_BUF struct buf signature;
     char id[UUID_TEXT];
 

@@ -13,9 +13,10 @@ struct question {
     bool include_body;
 };
 /*
- * Appends {"transactionId","producer","businessKey","preparedTime","checkCount","messages":[{"topic","key","headers","body"}]}.
- * businessKey and key are "" where there is none. A key or body that is not UTF-8 text comes as "keyBase64" or "bodyBase64" instead.
- * The buffer's error.
+ * Appends
+ * {"transactionId","producer","businessKey","preparedTime","checkCount","messages":[{"topic","key","headers","body"}]}.
+ * businessKey and key are "" where there is none. A key or body that is not UTF-8 text comes as "keyBase64" or
+ * "bodyBase64" instead. The buffer's error.
  */
 int request_body(struct buf *out, const struct question *q) MUSTCHECK;
 
@@ -23,6 +24,7 @@ struct request_headers {
     char lines[4][160];
     const char *list[5]; /* for struct web_request; NULL-ended */
 };
-/* Content-Type, webhook-id (the transaction), webhook-timestamp, and a signature unless `secret` is "". -EINVAL: not a secret. */
+/* Content-Type, webhook-id (the transaction), webhook-timestamp, and a signature unless `secret` is "". -EINVAL: not a
+ * secret. */
 int request_headers(struct request_headers *h, const char *secret, const struct uuid *tx, int64_t now_s,
                     struct bytes body) MUSTCHECK;

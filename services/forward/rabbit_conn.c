@@ -54,7 +54,8 @@ int rabbit_target_init(struct rabbit_target *t, const struct sub_conf *sub, stru
     t->port = info.port;
     t->user = info.user;
     t->password = info.password;
-    t->vhost = info.vhost;
+    /* "amqp://host/" names the empty vhost by the letter of the URI rules; nobody has one, everybody means "/". */
+    t->vhost = *info.vhost ? info.vhost : "/";
     t->tls = info.ssl;
     return 0;
 }

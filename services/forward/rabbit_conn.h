@@ -11,7 +11,7 @@ struct rabbit_conn;
 /* Where to; owned by the sink's shared part. */
 struct rabbit_target {
     char *url;        /* taken apart: the pointers below lead into it */
-    char *host, *user, *password, *vhost;
+    const char *host, *user, *password, *vhost;
     int port;
     bool tls;
     char *exchange, *routing_key;

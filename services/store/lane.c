@@ -19,7 +19,7 @@
 #include "base/log.h"
 #include "store/partition.h"
 
-enum { SWEEP_MS = 100, ARRAY_BYTES_MAX = 64 << 20, ARENA_BYTES_MAX = 4 << 20 };
+enum { SWEEP_MS = 100, STALL_MS = 1000, ARRAY_BYTES_MAX = 64 << 20, ARENA_BYTES_MAX = 4 << 20 };
 
 #define LANE_SESSION                                                                                            \
     "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off" \
@@ -28,6 +28,7 @@ enum { SWEEP_MS = 100, ARRAY_BYTES_MAX = 64 << 20, ARENA_BYTES_MAX = 4 << 20 };
     " -c synchronous_commit=on"
 
 static void open_lane(struct lane *l);
+static void closed(struct lane *l);
 
 /* --- operations --- */
 
@@ -44,6 +45,13 @@ void lane_op_end(struct lane *l, struct lane_op *op, enum op_outcome o) {
 }
 
 int lane_submit(struct lane *l, struct lane_op *op) {
+    if (l->closing || l->freed) {
+        list_init(&op->link);
+        op->queued = false;
+        op->why[0] = 0;
+        lane_op_end(l, op, OP_SHUTDOWN);
+        return 0;
+    }
     if (l->queue_n >= (size_t)l->store->o.lane_queue || l->queue_bytes >= (size_t)l->store->o.lane_queue_bytes)
         return 1;
     list_init(&op->link);
@@ -120,14 +128,15 @@ void lane_try(struct lane *l) {
         l->state = LANE_DOWN;
         return;
     }
-    bool due = l->kick_ns && l->kick_ns <= clock_mono_ns();
+    uint64_t now = clock_mono_ns();
+    bool due = l->kick_ns && l->kick_ns <= now;
     /* A closing lane takes its riders along once more; a batch of cursors only would go on for ever, as each is an entry to pass. */
     bool last = l->closing && !l->last_ride;
     if (list_empty(&l->queue) && !due && !last) {
         if (l->closing)
             seal(l);
         else if (l->kick_ns && !timer_armed(l->timer))
-            timer_arm(l->timer, 1);
+            timer_arm(l->timer, (l->kick_ns - now) / NS_PER_MS + 1);
         return;
     }
     l->last_ride = l->closing && list_empty(&l->queue);
@@ -148,7 +157,9 @@ static void on_timer(void *arg) {
     struct lane *l = arg;
     if (l->state == LANE_WAITING)
         commit_again(l);
-    else if (l->state == LANE_DOWN && pg_conn_ready(l->conn))
+    else if (l->state == LANE_UNKNOWN && pg_conn_ready(l->conn))
+        commit_resolve(l);
+    else if (l->state == LANE_DOWN && l->number == 0 && pg_conn_ready(l->conn))
         open_lane(l);
     else
         lane_try(l);
@@ -156,13 +167,14 @@ static void on_timer(void *arg) {
 
 void lane_kick(struct lane *l, uint64_t within_ms) {
     uint64_t at = clock_mono_ns() + within_ms * NS_PER_MS;
-    if (!l->kick_ns || at < l->kick_ns)
+    bool sooner = !l->kick_ns || at < l->kick_ns;
+    if (sooner)
         l->kick_ns = at;
     if (l->state != LANE_READY || l->depth)
         return;
     if (within_ms == 0)
         lane_try(l);
-    else if (!timer_armed(l->timer))
+    else if (!timer_armed(l->timer) || (sooner && list_empty(&l->queue)))
         timer_arm(l->timer, within_ms);
 }
 
@@ -171,7 +183,34 @@ void lane_pause(struct lane *l, uint64_t ms) {
     timer_arm(l->timer, MAX(ms, 1u));
 }
 
-/* Waiting too long for a store that is away, or past the deadline inside a batch of unknown outcome. */
+/*
+ * May operations leave the batch? Not while statements of it are still to be formed: what of an operation is stored must
+ * stand in the lane row too, or nobody would ever find it.
+ */
+static bool batch_settled(const struct lane *l) {
+    if (l->state == LANE_COMMITTING)
+        return !l->b.exact || l->b.trip >= TRIP_COMMIT;
+    return l->state == LANE_UNKNOWN || l->state == LANE_RESOLVING || l->state == LANE_READING || l->state == LANE_WAITING;
+}
+
+/* Those of the batch. While it waits for another try nothing of it is stored; else nobody can say. */
+static void sweep_batch(struct lane *l, uint64_t now) {
+    bool waiting = l->state == LANE_WAITING, settled = batch_settled(l);
+    for (uint32_t i = 0; i < l->b.ops_n; i++) {
+        struct lane_op *op = l->b.ops[i];
+        bool past = op && op->deadline_ns && op->deadline_ns <= now;
+        bool waited = op && waiting && now - op->queued_ns > STORE_GRACE_MS * NS_PER_MS;
+        if (settled && (past || waited)) {
+            l->b.ops[i] = NULL;
+            lane_op_end(l, op, !waiting ? OP_OUTCOME_UNKNOWN : past ? OP_EXPIRED : OP_UNAVAILABLE);
+        } else if (past && l->state == LANE_COMMITTING && now - op->deadline_ns > STALL_MS * NS_PER_MS && pg_conn_ready(l->conn)) {
+            LOG_WARN("store", "lane %d: PostgreSQL does not answer", l->number);
+            lane_reconnect(l);
+        }
+    }
+}
+
+/* Waiting too long for a store that is away, or past the deadline. */
 static void on_sweep(void *arg) {
     struct lane *l = arg;
     uint64_t now = clock_mono_ns();
@@ -187,17 +226,13 @@ static void on_sweep(void *arg) {
             lane_op_end(l, op, OP_EXPIRED);
         }
     }
-    bool in_batch = l->state == LANE_UNKNOWN || l->state == LANE_RESOLVING || l->state == LANE_COMMITTING;
-    for (uint32_t i = 0; in_batch && i < l->b.ops_n; i++) {
-        struct lane_op *op = l->b.ops[i];
-        if (op && op->deadline_ns && op->deadline_ns <= now) {
-            l->b.ops[i] = NULL;
-            lane_op_end(l, op, OP_OUTCOME_UNKNOWN);
-        }
-    }
+    sweep_batch(l, now);
     l->depth--;
     timer_arm(l->sweep, SWEEP_MS);
-    lane_try(l);
+    if (l->closing && l->state == LANE_DOWN && l->number == 0 && list_empty(&l->queue))
+        closed(l);
+    else
+        lane_try(l);
 }
 
 /* --- opening --- */
@@ -213,6 +248,13 @@ static void rename_connection(struct lane *l) {
     snprintf(l->set_name, sizeof(l->set_name), "%s", set);
 }
 
+/* When the connection is there again, or after a pause. */
+static void open_later(struct lane *l) {
+    l->state = LANE_DOWN;
+    l->number = 0;
+    timer_arm(l->timer, 100);
+}
+
 static void on_opened(void *arg, PGresult *r, const struct pg_error *err) {
     struct lane *l = arg;
     if (l->freed)
@@ -220,8 +262,7 @@ static void on_opened(void *arg, PGresult *r, const struct pg_error *err) {
     if (err->cls != PG_OK || PQntuples(r) != 1) {
         if (err->cls != PG_OK && err->cls != PG_CONFLICT && err->cls != PG_LOST)
             LOG_WARN("store", "cannot open a lane: %s %s", err->sqlstate, err->message);
-        l->state = LANE_DOWN;
-        timer_arm(l->timer, 100);
+        open_later(l);
         return;
     }
     l->number = pg_get_int32(r, 0, 0);
@@ -237,7 +278,7 @@ static void on_opened(void *arg, PGresult *r, const struct pg_error *err) {
     if (e == 0)
         e = pg_run_end(&l->pg);
     if (e < 0)
-        l->state = LANE_DOWN; /* on_ready opens another; an unused lane is sealed by its adopter */
+        open_later(l); /* another one; an unused lane is sealed by its adopter */
 }
 
 static void on_named(struct pg_run *run, const struct pg_error *err) {
@@ -245,9 +286,7 @@ static void on_named(struct pg_run *run, const struct pg_error *err) {
     if (l->freed)
         return;
     if (err->cls != PG_OK) {
-        l->state = LANE_DOWN;
-        l->number = 0;
-        timer_arm(l->timer, 100);
+        open_later(l);
         return;
     }
     l->state = LANE_READY;
@@ -264,7 +303,7 @@ static void open_lane(struct lane *l) {
     pg_param_uuid(&p, &l->run);
     l->state = LANE_OPENING;
     if (pg_query(l->conn, "lane_open", &p, on_opened, l) < 0)
-        l->state = LANE_DOWN;
+        open_later(l);
 }
 
 static void on_ready(void *arg) {
@@ -304,11 +343,21 @@ static void on_lost(void *arg, const struct pg_error *why) {
         l->state = LANE_DOWN;
 }
 
-/* A warning that comes with a commit (a cancelled wait for a synchronous standby) leaves the outcome uncertain. */
+/*
+ * A warning that comes with a commit (a cancelled wait for a synchronous standby) leaves the outcome uncertain. Those of
+ * earlier statements do not (each transaction brings one when the xids run out). libpq hands a notice over at most one result
+ * too early.
+ */
+static bool may_be_of_commit(const struct lane *l) {
+    if (l->state == LANE_COMMITTING && l->b.exact)
+        return l->b.trip == TRIP_COMMIT;
+    return (l->state == LANE_COMMITTING || l->state == LANE_RESOLVING) && l->pg.sent - l->pg.got <= 1;
+}
+
 static void on_notice(void *arg, const char *sqlstate, const char *message) {
     struct lane *l = arg;
     LOG_WARN("store", "lane %d: notice %s %s", l->number, sqlstate, message);
-    if (l->state == LANE_COMMITTING)
+    if (may_be_of_commit(l))
         l->b.noticed = true;
 }
 
@@ -418,9 +467,9 @@ static int lane_make(struct loop *loop, struct store *s, const struct uuid *run,
     arena_init(&l->b.arena, ARENA_BYTES_MAX);
     for (size_t i = 0; i < ARRAYS; i++)
         buf_init(&l->arrays[i], ARRAY_BYTES_MAX);
-    int r = hmap_init(&l->in_batch, 1024);
+    int r = cache_init(&l->cache, (size_t)s->o.cache_bytes); /* first: lane_free() empties it in any case */
     if (r == 0)
-        r = cache_init(&l->cache, (size_t)s->o.cache_bytes);
+        r = hmap_init(&l->in_batch, 1024);
     if (r == 0)
         r = timer_new(loop, on_timer, l, &l->timer);
     if (r == 0)

@@ -16,6 +16,8 @@
 #include "base/clock.h"
 #include "base/crypto.h"
 
+#include <pthread.h>
+
 #define MESSAGE_COLUMNS                                                                                           \
     "(tx, n, total, delay_class, check_after, producer, topic, business_key, digest, trace, okey, content_type, " \
     "headers, body)"
@@ -63,23 +65,30 @@ static const struct pg_stmt batch_stmts[] = {
                      " WHERE starts_with(application_name, $1::text) AND pid <> pg_backend_pid()"},
     {"lane_noop", "INSERT INTO lane_log (lane, seq, kind, nonce) VALUES ($1::int4, $2::int4, 'N', $3::int8)"
                   " ON CONFLICT (lane, seq) DO NOTHING RETURNING at"},
+    /* Makes the commit of its transaction one that waits, for the disk and for a synchronous standby, also behind a DO NOTHING. */
+    {"lane_flush", "SELECT pg_logical_emit_message(true, 'txmsg', ''::text)"},
     {"lane_look", "SELECT kind, nonce, at FROM lane_log WHERE lane = $1::int4 AND seq = $2::int4"},
     {"lane_seal", "INSERT INTO lane_log (lane, seq, kind, nonce) VALUES ($1::int4, $2::int4, 'S', $3::int8)"},
     {"lane_sealed", "UPDATE lane SET state = 'sealed' WHERE lane = $1::int4 AND run = $2::uuid AND state = 'open'"},
     {NULL, NULL},
 };
 
+static struct pg_stmt all_stmts[32];
+
+static void join_stmts(void) {
+    size_t n = 0;
+    for (const struct pg_stmt *s = batch_stmts; s->name; s++)
+        all_stmts[n++] = *s;
+    for (const struct pg_stmt *s = lane_rider_stmts; s->name; s++)
+        all_stmts[n++] = *s;
+    ASSERT(n < ARRAY_LEN(all_stmts));
+}
+
+/* Every worker asks, each on its own thread. */
 const struct pg_stmt *lane_all_stmts(void) {
-    static struct pg_stmt all[32];
-    if (!all[0].name) { /* filled once, before the workers start (lane_statements_init) */
-        size_t n = 0;
-        for (const struct pg_stmt *s = batch_stmts; s->name; s++)
-            all[n++] = *s;
-        for (const struct pg_stmt *s = lane_rider_stmts; s->name; s++)
-            all[n++] = *s;
-        ASSERT(n < ARRAY_LEN(all));
-    }
-    return all;
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, join_stmts);
+    return all_stmts;
 }
 
 /* --- forming --- */
@@ -176,6 +185,8 @@ void batch_clear(struct lane_batch *b) {
     b->stale = b->attempts = 0;
     b->check_adds_n = b->check_ends_n = b->spills_n = b->delivery_ends_n = b->prog_n = b->counts_n = 0;
     b->added = 0;
+    b->ended_n = 0;
+    b->ended_known = false;
     arena_reset(&b->arena);
 }
 

@@ -14,7 +14,9 @@
  *   old attempt could still commit after it.
  *
  * A batch found committed is answered from what is known of it instead of running it again: in both forms the winners were
- * known before COMMIT was sent, and (lane, s) with our nonce proves exactly that transaction.
+ * known before COMMIT was sent, and (lane, s) with our nonce proves exactly that transaction. The transaction that asks
+ * writes something in any case (lane_flush): its own commit stands behind the one it found, so the answer has waited for
+ * the synchronous standby even when the old wait was cancelled.
  */
 #include "store/lane_private.h"
 
@@ -23,7 +25,14 @@
 #include "base/log.h"
 #include "base/metric.h"
 
-enum { EXACT_FOR_MS = 3000, RETRIES_BEFORE_HALVING = 3, RETRY_PAUSE_MS = 20, UNAVAILABLE_PAUSE_MS = 250 };
+enum {
+    EXACT_FOR_MS = 3000,
+    RETRIES_BEFORE_HALVING = 3,
+    RETRY_PAUSE_MS = 20,
+    RETRY_PAUSE_MAX_MS = 500,
+    UNAVAILABLE_PAUSE_MS = 250,
+    RESOLVE_PAUSE_MS = 200,
+};
 
 static void count_error(const char *cls) {
     static struct metric_family *f;
@@ -106,6 +115,7 @@ static void committed(struct lane *l) {
     int r = batch_send_readback(l);
     if (r < 0) { /* not answered yet, so they simply run again */
         lane_requeue(l, 0, true);
+        l->state = LANE_DOWN;
         lane_reconnect(l);
     }
 }
@@ -230,11 +240,12 @@ static void aborted(struct lane *l, const struct pg_error *err) {
         commit_again(l);
         return;
     }
-    switch (err->cls) {
+    /* No partition for lane rows: nobody's data is wrong, the keeper of partitions is behind. */
+    switch (err->cls == PG_DATA && is_lane_row(err) ? PG_UNAVAILABLE : err->cls) {
     case PG_RETRY:
         if (++b->attempts >= RETRIES_BEFORE_HALVING && b->ops_n > 1)
             bisect(l, OP_UNAVAILABLE, err);
-        lane_pause(l, RETRY_PAUSE_MS * b->attempts);
+        lane_pause(l, MIN(RETRY_PAUSE_MS * b->attempts, (unsigned)RETRY_PAUSE_MAX_MS));
         return;
     case PG_UNAVAILABLE:
         if (log_limit_pass(&limit, 5 * NS_PER_S))
@@ -325,8 +336,6 @@ static void next_trip(struct lane *l) {
     if (r < 0)
         trip_failed(l);
 }
-
-enum { TRIP_ROLLBACK = 9 };
 
 static void on_done(struct pg_run *run, const struct pg_error *err) {
     struct lane *l = CONTAINER_OF(run, struct lane, pg);
@@ -443,9 +452,13 @@ static void resolved_dead(struct lane *l) {
     commit_again(l);
 }
 
-static void resolve_again(struct lane *l) {
+/* On this connection after a pause, or on the next one, whichever comes first. */
+static void resolve_later(struct lane *l, const struct pg_error *err) {
+    static struct log_limit limit;
+    if (err->cls != PG_LOST && log_limit_pass(&limit, 5 * NS_PER_S))
+        LOG_WARN("store", "lane %d seq %d: the outcome is still unknown: %s %s", l->number, l->b.seq, err->sqlstate, err->message);
     l->state = LANE_UNKNOWN;
-    lane_reconnect(l);
+    timer_arm(l->timer, RESOLVE_PAUSE_MS);
 }
 
 static void on_look(void *arg, PGresult *r, const struct pg_error *err) {
@@ -453,7 +466,7 @@ static void on_look(void *arg, PGresult *r, const struct pg_error *err) {
     if (l->freed)
         return;
     if (err->cls != PG_OK || PQntuples(r) != 1) {
-        resolve_again(l);
+        resolve_later(l, err);
         return;
     }
     char kind = *PQgetvalue(r, 0, 0);
@@ -481,12 +494,8 @@ static void noop_done(struct pg_run *run, const struct pg_error *err) {
     struct lane *l = CONTAINER_OF(run, struct lane, pg);
     if (l->freed)
         return;
-    if (err->cls == PG_LOST) {
-        l->state = LANE_UNKNOWN;
-        return;
-    }
-    if (err->cls != PG_OK) { /* a lock timeout while the old attempt still stands: the next connection asks again */
-        resolve_again(l);
+    if (err->cls != PG_OK || l->b.noticed) { /* also a lock timeout while the old attempt still stands */
+        resolve_later(l, err);
         return;
     }
     if (l->noop_written) {
@@ -498,7 +507,7 @@ static void noop_done(struct pg_run *run, const struct pg_error *err) {
     pg_param_int32(&p, l->number);
     pg_param_int32(&p, l->b.seq);
     if (pg_query(l->conn, "lane_look", &p, on_look, l) < 0)
-        resolve_again(l);
+        trip_failed(l);
 }
 
 void commit_resolve(struct lane *l) {
@@ -508,7 +517,7 @@ void commit_resolve(struct lane *l) {
     crypto_random(&nonce, sizeof(nonce));
     struct pg_params p;
     l->state = LANE_RESOLVING;
-    l->noop_written = false;
+    l->noop_written = l->b.noticed = false;
     l->pg.on_result = noop_result;
     l->pg.on_done = noop_done;
     pg_params_init(&p);
@@ -523,7 +532,9 @@ void commit_resolve(struct lane *l) {
     if (r == 0)
         r = pg_run_send(&l->pg, "lane_noop", &p);
     if (r == 0)
+        r = pg_run_send(&l->pg, "lane_flush", NULL);
+    if (r == 0)
         r = pg_run_end(&l->pg);
     if (r < 0)
-        resolve_again(l);
+        trip_failed(l);
 }

@@ -17,6 +17,8 @@ enum {
     COUNTS_MAX = 48,
     ARRAYS = 16,
     STORE_GRACE_MS = 2000, /* how long an operation waits for a store that is away */
+    TRIP_COMMIT = 3,
+    TRIP_ROLLBACK = 9,
 };
 
 enum lane_state {
@@ -62,7 +64,7 @@ struct lane_batch {
     bool exact;   /* the form in use */
     bool noticed; /* a warning came with the commit: its outcome is not certain */
     bool committed; /* the COMMIT of the exact form came back as such */
-    unsigned trip;  /* of the exact form: 1..3 */
+    unsigned trip;  /* of the exact form: 1..3, or TRIP_ROLLBACK */
     unsigned stale, attempts;
     struct pg_error error; /* why a transaction that is being rolled back failed */
     struct arena arena; /* rider texts */

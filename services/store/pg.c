@@ -49,7 +49,8 @@ static enum pg_class class_of(const char *s) {
         return PG_NOT_NULL;
     if (!strcmp(s, "22012"))
         return PG_DIVISION;
-    if (!strncmp(s, "08", 2) || !strcmp(s, "57P01") || !strcmp(s, "57P02") || !strcmp(s, "57P05"))
+    if (!strncmp(s, "08", 2) || !strcmp(s, "57P01") || !strcmp(s, "57P02") || !strcmp(s, "57P05") || !strcmp(s, "25P03") ||
+        !strcmp(s, "26000"))
         return PG_LOST;
     if (!strncmp(s, "40", 2) || !strcmp(s, "55P03") || !strcmp(s, "57014"))
         return PG_RETRY;
@@ -145,9 +146,16 @@ static int flush(struct pg_conn *c) {
 
 /* --- results --- */
 
+static void give_up(struct pg_conn *c) {
+    c->drop = true;
+    timer_arm(c->timer, 0);
+}
+
 static void run_finish(struct pg_conn *c, struct pg_run *r) {
     list_del(&r->link);
     c->runs_n--;
+    if (r->error.cls == PG_LOST) /* said on a connection that stands (a protocol error, a statement it forgot): now it is lost */
+        give_up(c);
     r->on_done(r, &r->error);
 }
 
@@ -261,7 +269,7 @@ static void on_notice(void *arg, const PGresult *res) {
 
 static void prepare_done(struct pg_run *r, const struct pg_error *err) {
     struct pg_conn *c = CONTAINER_OF(r, struct pg_conn, prepare);
-    if (c->state != PREPARING)
+    if (c->state != PREPARING || c->drop) /* given up meanwhile: the timer ends it */
         return;
     if (err->cls != PG_OK) {
         struct pg_error e = *err;
@@ -314,8 +322,10 @@ static void on_timer(void *arg) {
 }
 
 static void conn_connect(struct pg_conn *c) {
-    const char *keys[] = {"dbname", "application_name", "options", "client_encoding", "tcp_user_timeout", NULL};
-    const char *values[] = {c->dsn, c->name, c->options ? c->options : "", "UTF8", "15000", NULL};
+    /* What stands before dbname is weaker than the DSN. Keepalives find a peer that vanished after it took our last byte. */
+    const char *keys[] = {"keepalives_idle", "keepalives_interval", "keepalives_count", "dbname", "application_name", "options",
+                          "client_encoding", "tcp_user_timeout", NULL};
+    const char *values[] = {"5", "3", "3", c->dsn, c->name, c->options ? c->options : "", "UTF8", "15000", NULL};
     c->drop = false;
     c->pg = PQconnectStartParams(keys, values, 1);
     c->state = CONNECTING;
@@ -425,10 +435,8 @@ int pg_conn_rename(struct pg_conn *c, const char *application_name, bool now) {
         return -ENOMEM;
     mem_free(c->name);
     c->name = n;
-    if (now && c->state != DOWN) {
-        c->drop = true;
-        timer_arm(c->timer, 0);
-    }
+    if (now && c->state != DOWN)
+        give_up(c);
     return 0;
 }
 
@@ -463,8 +471,7 @@ static int run_abandon(struct pg_run *r) {
     struct pg_conn *c = r->conn;
     list_del(&r->link);
     c->runs_n--;
-    c->drop = true;
-    timer_arm(c->timer, 0);
+    give_up(c);
     return -ENOMEM;
 }
 
@@ -492,10 +499,8 @@ int pg_run_end(struct pg_run *r) {
     if (PQpipelineSync(r->conn->pg) != 1)
         return run_abandon(r);
     r->ended = true;
-    if (flush(r->conn) < 0) { /* the run stays on the list and ends with PG_LOST */
-        r->conn->drop = true;
-        timer_arm(r->conn->timer, 0);
-    }
+    if (flush(r->conn) < 0) /* the run stays on the list and ends with PG_LOST */
+        give_up(r->conn);
     return 0;
 }
 

@@ -1,9 +1,10 @@
 /*
  * A worker's reads: payloads, the log of a lane, its cursors; claims and the finder are in read_claim.c.
  *
- * Two connections, so that a person's slow question never stands before a delivery: `hot` with prepared statements and pinned plans,
- * `people` with neither but a statement_timeout. Requests are answered in order. Each is one statement for many ids; a partitioned table
- * is only ever joined by a lateral subquery with `tx = u.tx` that the planner cannot turn around.
+ * Two connections, so that a person's slow question never stands before a delivery: `hot` with prepared statements and
+ * pinned plans, `people` with neither but a statement_timeout. Requests are answered in order. Each is one statement
+ * for many ids; a partitioned table is only ever joined by a lateral subquery with `tx = u.tx` that the planner cannot
+ * turn around.
  *
  * Rows are read when they come, the caller hears of them after the Sync. @thread of the loop
  */
@@ -11,10 +12,12 @@
 
 #include "base/log.h"
 
+/* clang-format off */
 const struct pg_stmt reader_stmts[] = {
     /*
-     * Payloads in the order asked for, cut where the sum of their sizes passes the bound, never inside a transaction. The size of a body or
-     * header text is known without reading it. ord stays a bigint: then its order is known and nothing is sorted.
+     * Payloads in the order asked for, cut where the sum of their sizes passes the bound, never inside a transaction.
+     * The size of a body or header text is known without reading it. ord stays a bigint: then its order is known and
+     * nothing is sorted.
      */
     {"contents",
      "SELECT q.ord, " READ_CONTENT_COLUMNS " FROM ("
@@ -22,7 +25,8 @@ const struct pg_stmt reader_stmts[] = {
      " + CASE WHEN m.amend IS NULL THEN 0 ELSE (SELECT sum(octet_length(b))::int4 FROM unnest(m.amend) b) END)"
      " OVER (ORDER BY u.ord) AS bytes"
      " FROM unnest($1::uuid[]) WITH ORDINALITY AS u(tx, ord)"
-     " LEFT JOIN LATERAL (SELECT m.n, m.total, m.producer, m.business_key, m.trace, m.digest, m.topic, m.okey, m.content_type,"
+     " LEFT JOIN LATERAL (SELECT m.n, m.total, m.producer, m.business_key, m.trace, m.digest, m.topic, m.okey,"
+     " m.content_type,"
      " m.headers, m.body, CASE WHEN m.n = 0 AND m.later > 0 THEN (SELECT d.amend FROM decision d WHERE d.tx = u.tx"
      " AND d.tx BETWEEN $2::uuid AND $3::uuid) END AS amend"
      " FROM message m WHERE m.tx = u.tx AND m.tx BETWEEN $2::uuid AND $3::uuid OFFSET 0) m ON true) q"
@@ -32,15 +36,18 @@ const struct pg_stmt reader_stmts[] = {
      "SELECT e.seq, e.at, CASE WHEN e.fits THEN e.conf END, e.fits FROM ("
      "SELECT l.seq, l.at, l.conf, sum(coalesce(cardinality(l.conf), 0)) OVER (ORDER BY l.seq) <= $3::int8"
      " OR sum(coalesce(cardinality(l.conf), 0)) OVER (ORDER BY l.seq) = cardinality(l.conf) AS fits"
-     " FROM (SELECT seq, at, conf FROM lane_log WHERE lane = $1::int4 AND seq >= $2::int4 ORDER BY seq LIMIT $4::int8) l) e"
+     " FROM (SELECT seq, at, conf FROM lane_log WHERE lane = $1::int4 AND seq >= $2::int4"
+     " ORDER BY seq LIMIT $4::int8) l) e"
      " ORDER BY e.seq"},
     {"cursors",
      "SELECT t.seq, e.prog FROM (SELECT seq FROM lane_log WHERE lane = $1::int4 ORDER BY seq DESC LIMIT 1) t"
-     " LEFT JOIN LATERAL (SELECT prog FROM lane_log WHERE lane = $1::int4 AND seq > t.seq - $2::int4 AND prog IS NOT NULL"
+     " LEFT JOIN LATERAL (SELECT prog FROM lane_log WHERE lane = $1::int4 AND seq > t.seq - $2::int4"
+     " AND prog IS NOT NULL"
      " ORDER BY seq DESC OFFSET 0) e ON true"},
     {"vector", "SELECT sub, from_seq, from_index FROM sub_vec WHERE lane = $1::int4"},
     {NULL, NULL},
 };
+/* clang-format on */
 
 /* --- requests --- */
 
@@ -147,11 +154,13 @@ int read_content(const struct uuid *id, const PGresult *res, int from, int to, i
             .headers_json = text_of(res, row, col + RC_HEADERS),
         };
     }
-    if (head < 0 || pg_get_int16(res, head, col + RC_TOTAL) != n || put_amend(pg_get_bytes(res, head, col + RC_AMEND), msgs, absent, n) < 0)
+    if (head < 0 || pg_get_int16(res, head, col + RC_TOTAL) != n ||
+        put_amend(pg_get_bytes(res, head, col + RC_AMEND), msgs, absent, n) < 0)
         return -EINVAL;
     struct bytes digest = pg_get_bytes(res, head, col + RC_DIGEST);
     return tx_content_restore(id, text_of(res, head, col + RC_PRODUCER), text_of(res, head, col + RC_BUSINESS_KEY),
-                              text_of(res, head, col + RC_TRACE), digest.n == 32 ? digest.p : no_digest, msgs, (uint32_t)n, ret);
+                              text_of(res, head, col + RC_TRACE), digest.n == 32 ? digest.p : no_digest, msgs,
+                              (uint32_t)n, ret);
 }
 
 static void contents_result(struct read_req *req, PGresult *res) {
@@ -187,7 +196,8 @@ static void contents_done(struct read_req *req) {
     mem_free(q);
 }
 
-int reader_contents(struct reader *r, const struct uuid *ids, size_t n, size_t max_bytes, reader_contents_fn *fn, void *arg) {
+int reader_contents(struct reader *r, const struct uuid *ids, size_t n, size_t max_bytes, reader_contents_fn *fn,
+                    void *arg) {
     if (n == 0)
         return -EINVAL;
     n = MIN(n, (size_t)READ_CONTENTS_MAX);
@@ -268,7 +278,8 @@ static void log_result(struct read_req *req, PGresult *res) {
         int e = pgarr_read(pg_get_bytes(res, i, 2), OID_UUID, &v);
         if (e < 0 || v.n == 0)
             continue;
-        q->entries[q->n++] = (struct log_entry){.seq = seq, .at_us = pg_get_time_us(res, i, 1), .conf = at, .conf_n = v.n};
+        q->entries[q->n++] =
+            (struct log_entry){.seq = seq, .at_us = pg_get_time_us(res, i, 1), .conf = at, .conf_n = v.n};
         for (uint32_t k = 0; k < v.n; k++)
             memcpy((at++)->b, pgarr_next(&v).p, sizeof(at->b));
     }
@@ -350,7 +361,8 @@ static void cursors_result(struct read_req *req, PGresult *res) {
 static void vector_result(struct read_req *req, PGresult *res) {
     struct cursors_req *q = CONTAINER_OF(req, struct cursors_req, q);
     for (int i = 0; i < PQntuples(res) && q->q.code == 0; i++)
-        q->q.code = cursor_add(q, pg_get_int32(res, i, 0), (struct lane_pos){pg_get_int32(res, i, 1), pg_get_int32(res, i, 2)});
+        q->q.code =
+            cursor_add(q, pg_get_int32(res, i, 0), (struct lane_pos){pg_get_int32(res, i, 1), pg_get_int32(res, i, 2)});
 }
 
 static void cursors_done(struct read_req *req) {
@@ -361,8 +373,8 @@ static void cursors_done(struct read_req *req) {
     mem_free(q);
 }
 
-static int cursors_start(struct reader *r, const char *stmt, void (*result)(struct read_req *, PGresult *), const struct pg_params *p,
-                         reader_cursors_fn *fn, void *arg) {
+static int cursors_start(struct reader *r, const char *stmt, void (*result)(struct read_req *, PGresult *),
+                         const struct pg_params *p, reader_cursors_fn *fn, void *arg) {
     CLEANUP_FREE struct cursors_req *q = mem_zalloc(sizeof(*q));
     if (!q)
         return -ENOMEM;
@@ -402,7 +414,8 @@ static int connections_new(struct reader *r) {
              (long long)(r->store->o.statement_timeout_ms > 0 ? r->store->o.statement_timeout_ms : 5000));
     snprintf(hot, sizeof(hot), READ_PINS " %s", common);
     snprintf(people, sizeof(people), "-c jit=off %s", common);
-    struct pg_conn_options o = {.dsn = r->store->o.dsn, .application_name = "txmsg-read", .options = hot, .stmts = r->stmts};
+    struct pg_conn_options o = {
+        .dsn = r->store->o.dsn, .application_name = "txmsg-read", .options = hot, .stmts = r->stmts};
     int e = pg_conn_new(r->loop, &o, &r->hot);
     if (e < 0)
         return e;

@@ -1,9 +1,10 @@
 /*
  * Who is undecided, and whose turn it is: the finder over a lane, and the claims of due checks and due deliveries.
  *
- * A claim moves `due` to the end of a lease and raises `token`, so that whoever held the row before changes nothing any more. Rows that
- * somebody else is claiming are skipped, never waited for. A transaction that was decided meanwhile needs no check: its row goes in
- * the claim that meets it, or in the walk (sweep) that goes through check_due a few rows at a time and also finds STUCK ones.
+ * A claim moves `due` to the end of a lease and raises `token`, so that whoever held the row before changes nothing
+ * any more. Rows that somebody else is claiming are skipped, never waited for. A transaction that was decided
+ * meanwhile needs no check: its row goes in the claim that meets it, or in the walk (sweep) that goes through
+ * check_due a few rows at a time and also finds STUCK ones.
  */
 #include "store/read_private.h"
 
@@ -21,10 +22,11 @@ enum {
     TEXTS_BYTES_MAX = 4 << 20,
 };
 
+/* clang-format off */
 const struct pg_stmt claim_stmts[] = {
     /*
-     * Entries older than the class. The first one that is not ends the page, so that the cursor never passes it; behind it nothing is
-     * read, else each look of the 10 minute class would read 10 minutes of entries.
+     * Entries older than the class. The first one that is not ends the page, so that the cursor never passes it;
+     * behind it nothing is read, else each look of the 10 minute class would read 10 minutes of entries.
      */
     {"finder_log",
      "SELECT e.seq, e.at, CASE WHEN e.fits THEN e.prep END, e.fits FROM ("
@@ -37,14 +39,16 @@ const struct pg_stmt claim_stmts[] = {
      " ORDER BY seq LIMIT $6::int8) l) e ORDER BY e.seq"},
     /* Most are decided by now, so that is asked first; the header is read only for those that are not. */
     {"undecided",
-     "SELECT v.ord, h.producer, h.check_after FROM (SELECT u.ord, u.tx FROM unnest($1::uuid[]) WITH ORDINALITY AS u(tx, ord)"
-     " LEFT JOIN LATERAL (SELECT true AS found FROM decision d WHERE d.tx = u.tx AND d.tx BETWEEN $2::uuid AND $3::uuid OFFSET 0) d"
+     "SELECT v.ord, h.producer, h.check_after FROM (SELECT u.ord, u.tx"
+     " FROM unnest($1::uuid[]) WITH ORDINALITY AS u(tx, ord)"
+     " LEFT JOIN LATERAL (SELECT true AS found FROM decision d"
+     " WHERE d.tx = u.tx AND d.tx BETWEEN $2::uuid AND $3::uuid OFFSET 0) d"
      " ON true WHERE d.found IS NULL OFFSET 0) v"
      " CROSS JOIN LATERAL (SELECT m.producer, m.check_after FROM message m WHERE m.tx = v.tx AND m.n = 0"
      " AND m.tx BETWEEN $2::uuid AND $3::uuid AND m.delay_class = $4::int2 OFFSET 0) h"},
     /*
-     * The ids are not known beforehand, so partitions cannot be cut off by bounds here; each lookup goes to the one partition of its id.
-     * No row is in `gone` and `mine` at once: one statement must not touch a row twice.
+     * The ids are not known beforehand, so partitions cannot be cut off by bounds here; each lookup goes to the one
+     * partition of its id. No row is in `gone` and `mine` at once: one statement must not touch a row twice.
      */
     {"claim_checks",
      "WITH c AS MATERIALIZED (SELECT a.k, c.tx, c.due"
@@ -53,15 +57,18 @@ const struct pg_stmt claim_stmts[] = {
      " AND c.due <= now() AND c.due >= a.low ORDER BY c.due LIMIT a.slots FOR UPDATE SKIP LOCKED) c),"
      " v AS MATERIALIZED (SELECT c.k, c.tx, c.due, d.found, h.business_key FROM c"
      " LEFT JOIN LATERAL (SELECT true AS found FROM decision d WHERE d.tx = c.tx OFFSET 0) d ON true"
-     " LEFT JOIN LATERAL (SELECT m.business_key FROM message m WHERE d.found IS NULL AND m.tx = c.tx AND m.n = 0 OFFSET 0) h ON true),"
+     " LEFT JOIN LATERAL (SELECT m.business_key FROM message m"
+     " WHERE d.found IS NULL AND m.tx = c.tx AND m.n = 0 OFFSET 0) h ON true),"
      " gone AS (DELETE FROM check_due t USING v WHERE v.found AND t.tx = v.tx RETURNING v.k, v.due),"
-     " mine AS (UPDATE check_due t SET due = now() + $4::int8 * interval '1 millisecond', token = t.token + 1, tries = t.tries + 1"
+     " mine AS (UPDATE check_due t SET due = now() + $4::int8 * interval '1 millisecond', token = t.token + 1,"
+     " tries = t.tries + 1"
      " FROM v WHERE v.found IS NULL AND t.tx = v.tx"
      " RETURNING v.k, v.due, t.tx, t.token, t.tries, t.unknowns, t.failures, v.business_key)"
      " SELECT k, due, tx, token, tries, unknowns, failures, business_key FROM mine"
      " UNION ALL SELECT k, due, NULL, 0, 0, 0, 0, NULL FROM gone"},
     {"claim_deliveries",
-     "WITH c AS MATERIALIZED (SELECT c.sub, c.tx, c.n, c.due FROM unnest($1::int4[], $2::int4[], $3::timestamptz[]) AS a(sub, slots, low)"
+     "WITH c AS MATERIALIZED (SELECT c.sub, c.tx, c.n, c.due"
+     " FROM unnest($1::int4[], $2::int4[], $3::timestamptz[]) AS a(sub, slots, low)"
      " CROSS JOIN LATERAL (SELECT c.sub, c.tx, c.n, c.due FROM delivery_due c WHERE c.sub = a.sub"
      " AND c.due <= now() AND c.due >= a.low ORDER BY c.due LIMIT a.slots FOR UPDATE SKIP LOCKED) c)"
      " UPDATE delivery_due t SET due = now() + $4::int8 * interval '1 millisecond', token = t.token + 1 FROM c"
@@ -69,13 +76,15 @@ const struct pg_stmt claim_stmts[] = {
      " RETURNING t.sub, c.due, t.tx, t.n, t.attempt, t.token, t.lane, t.seq, t.since"},
     {"sweep_checks",
      "WITH s AS MATERIALIZED (SELECT c.tx FROM check_due c WHERE c.tx > $1::uuid ORDER BY c.tx LIMIT $2::int8),"
-     " d AS MATERIALIZED (SELECT s.tx FROM s CROSS JOIN LATERAL (SELECT d.tx FROM decision d WHERE d.tx = s.tx OFFSET 0) d),"
+     " d AS MATERIALIZED (SELECT s.tx FROM s CROSS JOIN LATERAL (SELECT d.tx FROM decision d"
+     " WHERE d.tx = s.tx OFFSET 0) d),"
      " k AS MATERIALIZED (SELECT c.tx FROM d CROSS JOIN LATERAL"
      " (SELECT c.tx FROM check_due c WHERE c.tx = d.tx FOR UPDATE SKIP LOCKED) c),"
      " gone AS (DELETE FROM check_due t USING k WHERE t.tx = k.tx RETURNING 1)"
      " SELECT (SELECT tx FROM s ORDER BY tx DESC LIMIT 1), (SELECT count(*) FROM s), (SELECT count(*) FROM gone)"},
     {NULL, NULL},
 };
+/* clang-format on */
 
 /* --- the finder --- */
 
@@ -162,7 +171,10 @@ static void finder_log_result(struct read_req *req, PGresult *res) {
     }
 }
 
-/* The entries are known: which of their ids are undecided? A statement of its own, so that partitions can be cut off by bounds. */
+/*
+ * The entries are known: which of their ids are undecided? A statement of its own, so that partitions can be cut off
+ * by bounds.
+ */
 static void finder_log_done(struct read_req *req) {
     struct undecided_req *q = CONTAINER_OF(req, struct undecided_req, q);
     if (q->q.code < 0 || q->ids_n == 0) {
@@ -196,8 +208,8 @@ static void finder_log_done(struct read_req *req) {
     }
 }
 
-int reader_undecided(struct reader *r, int32_t lane, int delay_class, struct lane_pos pos, size_t max_ids, reader_undecided_fn *fn,
-                     void *arg) {
+int reader_undecided(struct reader *r, int32_t lane, int delay_class, struct lane_pos pos, size_t max_ids,
+                     reader_undecided_fn *fn, void *arg) {
     if (delay_class < 0 || delay_class >= DELAY_CLASSES)
         return -EINVAL;
     CLEANUP_FREE struct undecided_req *q = mem_zalloc(sizeof(*q));
@@ -257,7 +269,7 @@ struct claim_req {
         const char *producer;
         int32_t slots;
         int64_t met_us;
-    } *asks;
+    } * asks;
     size_t gone; /* rows of decided transactions */
     void *claims;
     size_t claims_n;
@@ -377,7 +389,8 @@ static void checks_done(struct read_req *req) {
 
 static void sweep(struct reader *r);
 
-int reader_claim_checks(struct reader *r, const struct check_ask *asks, size_t n, int64_t lease_ms, reader_checks_fn *fn, void *arg) {
+int reader_claim_checks(struct reader *r, const struct check_ask *asks, size_t n, int64_t lease_ms,
+                        reader_checks_fn *fn, void *arg) {
     if (n == 0 || n > CLAIM_PRODUCERS_MAX)
         return -EINVAL;
     CLEANUP(claim_cleanup) struct claim_req *q = claim_new(&r->checks, n);
@@ -439,8 +452,8 @@ static void deliveries_done(struct read_req *req) {
     claim_free(q);
 }
 
-int reader_claim_deliveries(struct reader *r, const struct delivery_ask *asks, size_t n, int64_t lease_ms, reader_deliveries_fn *fn,
-                            void *arg) {
+int reader_claim_deliveries(struct reader *r, const struct delivery_ask *asks, size_t n, int64_t lease_ms,
+                            reader_deliveries_fn *fn, void *arg) {
     if (n == 0 || n > CLAIM_SUBS_MAX)
         return -EINVAL;
     CLEANUP(claim_cleanup) struct claim_req *q = claim_new(&r->deliveries, n);
@@ -490,7 +503,10 @@ static void sweep_done(struct read_req *req) {
     mem_free(q);
 }
 
-/* One step, if one is due: with each claim while there is something to remove, else every 10 s. Failures do not matter. */
+/*
+ * One step, if one is due: with each claim while there is something to remove, else every 10 s. Failures do not
+ * matter.
+ */
 static void sweep(struct reader *r) {
     uint64_t now = clock_mono_ns();
     if (r->sweep.under_way || (!r->sweep.more && r->sweep.last_ns && now - r->sweep.last_ns < SWEEP_S * NS_PER_S))

@@ -7,11 +7,11 @@
 #include "store/pg.h"
 
 /*
- * Settings of a connection whose plans must not depend on statistics: without them a partition that was never analyzed, which is
- * every new one, gets plans that read all of it. See db/README.md.
+ * Settings of a connection whose plans must not depend on statistics: without them a partition that was never
+ * analyzed, which is every new one, gets plans that read all of it. See db/README.md.
  */
-#define READ_PINS                                                                                                \
-    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off" \
+#define READ_PINS                                                                                                      \
+    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"       \
     " -c enable_bitmapscan=off -c enable_material=off -c enable_memoize=off -c jit=off"
 
 extern const struct pg_stmt reader_stmts[];    /* read.c: payloads, log, cursors */

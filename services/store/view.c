@@ -1,52 +1,63 @@
 /*
  * What people ask about transactions.
  *
- * Statements are sent unprepared, so that each is planned for its own parameters: a filter that is not given (NULL) falls away and the
- * partitions outside a time window are not looked at. The state of a transaction is nowhere stored as such: it is its decision, or
- * the lack of one. So is the state of a delivery: a dead letter, a row to retry, or else which side of the subscription's durable cursor
- * the message is on.
+ * Statements are sent unprepared, so that each is planned for its own parameters: a filter that is not given (NULL)
+ * falls away and the partitions outside a time window are not looked at. The state of a transaction is nowhere stored
+ * as such: it is its decision, or the lack of one. So is the state of a delivery: a dead letter, a row to retry, or
+ * else which side of the subscription's durable cursor the message is on.
  */
 #include "store/view_private.h"
 
 #include "base/log.h"
 
-#define MESSAGE_PART(headers, body)                                                                                            \
-    "m.n, m.total, m.producer, m.business_key, m.trace, m.digest, m.topic, m.okey, m.content_type, " headers " AS headers, "    \
+/* clang-format off */
+#define MESSAGE_PART(headers, body)                                                                                    \
+    "m.n, m.total, m.producer, m.business_key, m.trace, m.digest, m.topic, m.okey, m.content_type,"                    \
+    " " headers " AS headers, "                                                                                        \
     body " AS body, NULL::bytea[] AS amend, octet_length(m.body) AS body_size"
 /* What is known beside the messages; in the rows of n = 0 only. `tx` is a column that holds the id. */
-#define FACTS(tx)                                                                                                              \
-    " LEFT JOIN LATERAL (SELECT d.verdict, d.origin, d.actor, d.reason, d.at FROM decision d WHERE m.n = 0 AND d.tx = " tx      \
-    " OFFSET 0) d ON true"                                                                                                     \
-    " LEFT JOIN LATERAL (SELECT c.state, c.due, c.tries, c.unknowns, c.last_error FROM check_due c WHERE m.n = 0 AND c.tx = " tx \
+#define FACTS(tx)                                                                                                      \
+    " LEFT JOIN LATERAL (SELECT d.verdict, d.origin, d.actor, d.reason, d.at FROM decision d"                          \
+    " WHERE m.n = 0 AND d.tx = " tx                                                                                    \
+    " OFFSET 0) d ON true"                                                                                             \
+    " LEFT JOIN LATERAL (SELECT c.state, c.due, c.tries, c.unknowns, c.last_error FROM check_due c"                    \
+    " WHERE m.n = 0 AND c.tx = " tx                                                                                    \
     " OFFSET 0) c ON true"
-#define FACT_COLUMNS                                                                                                           \
+#define FACT_COLUMNS                                                                                                   \
     "m.at, d.verdict, d.origin, d.actor, d.reason, d.at, c.state, c.due, c.tries, c.unknowns, c.last_error"
 /* Messages of the transactions in h, newest first, without what may be large. */
-#define LISTED                                                                                                                 \
-    " SELECT h.tx, " MESSAGE_COLUMNS_OF_M ", " FACT_COLUMNS " FROM h CROSS JOIN LATERAL (SELECT " MESSAGE_PART("NULL::text",      \
+#define LISTED                                                                                                         \
+    " SELECT h.tx, " MESSAGE_COLUMNS_OF_M ", " FACT_COLUMNS " FROM h"                                            \
+    " CROSS JOIN LATERAL (SELECT " MESSAGE_PART("NULL::text",                                                          \
     "NULL::bytea") ", m.at FROM message m WHERE m.tx = h.tx OFFSET 0) m" FACTS("h.tx") " ORDER BY h.tx DESC, m.n"
-#define MESSAGE_COLUMNS_OF_M                                                                                                   \
-    "m.n, m.total, m.producer, m.business_key, m.trace, m.digest, m.topic, m.okey, m.content_type, m.headers, m.body, m.amend," \
+#define MESSAGE_COLUMNS_OF_M                                                                                           \
+    "m.n, m.total, m.producer, m.business_key, m.trace, m.digest, m.topic, m.okey, m.content_type, m.headers,"         \
+    " m.body, m.amend,"                                                                                                \
     " m.body_size"
 /* Any message of the transaction m has the topic. */
-#define HAS_TOPIC(param)                                                                                                       \
-    "(" param "::text IS NULL OR m.topic = " param "::text OR (m.total > 1 AND EXISTS (SELECT 1 FROM message t WHERE t.tx = m.tx"  \
+#define HAS_TOPIC(param)                                                                                               \
+    "(" param "::text IS NULL OR m.topic = " param "::text OR (m.total > 1 AND EXISTS (SELECT 1"                       \
+    " FROM message t WHERE t.tx = m.tx"                                                                                \
     " AND t.topic = " param "::text OFFSET 0)))"
 
-enum { COL_TX, COL_CONTENT, COL_BODY_SIZE = COL_CONTENT + RC_COLUMNS, COL_AT, COL_VERDICT, COL_ORIGIN, COL_ACTOR, COL_REASON, COL_DECIDED,
-       COL_CHECK_STATE, COL_DUE, COL_TRIES, COL_UNKNOWNS, COL_CHECK_ERROR };
-enum { D_N, D_SUB, D_NAME, D_PASSED, D_ATTEMPT, D_ERROR, D_DUE, D_DEAD_ATTEMPTS, D_DEAD_ERROR, D_FAILURES, D_LAST_FAILURE };
+enum { COL_TX, COL_CONTENT, COL_BODY_SIZE = COL_CONTENT + RC_COLUMNS, COL_AT, COL_VERDICT, COL_ORIGIN, COL_ACTOR,
+       COL_REASON, COL_DECIDED, COL_CHECK_STATE, COL_DUE, COL_TRIES, COL_UNKNOWNS, COL_CHECK_ERROR };
+enum { D_N, D_SUB, D_NAME, D_PASSED, D_ATTEMPT, D_ERROR, D_DUE, D_DEAD_ATTEMPTS, D_DEAD_ERROR, D_FAILURES,
+       D_LAST_FAILURE };
 
 const struct pg_stmt view_stmts[] = {
     {"view_tx", "SELECT $1::uuid, " MESSAGE_COLUMNS_OF_M ", " FACT_COLUMNS " FROM (SELECT " MESSAGE_PART(
-                    "m.headers", "CASE WHEN $2::bool THEN m.body END") ", m.at FROM message m WHERE m.tx = $1::uuid OFFSET 0) m"
+                    "m.headers", "CASE WHEN $2::bool THEN m.body END") ", m.at FROM message m"
+                    " WHERE m.tx = $1::uuid OFFSET 0) m"
                 FACTS("$1::uuid") " ORDER BY m.n"},
     /*
-     * p: where the transaction stands in its lane. c: the newest cursor of each subscription there; one that has passed it was written
-     * behind it, and all are written again every 1,000 entries. A subscription that began behind it is left out.
+     * p: where the transaction stands in its lane. c: the newest cursor of each subscription there; one that has
+     * passed it was written behind it, and all are written again every 1,000 entries. A subscription that began behind
+     * it is left out.
      */
     {"view_deliveries",
-     "WITH p AS MATERIALIZED (SELECT d.lane, d.seq, (array_position(l.conf, $1::uuid) - 1) * 128 AS base FROM decision d"
+     "WITH p AS MATERIALIZED (SELECT d.lane, d.seq, (array_position(l.conf, $1::uuid) - 1) * 128 AS base"
+     " FROM decision d"
      " LEFT JOIN LATERAL (SELECT l.conf FROM lane_log l WHERE l.lane = d.lane AND l.seq = d.seq OFFSET 0) l ON true"
      " WHERE d.tx = $1::uuid AND d.verdict = 1),"
      " t AS MATERIALIZED (SELECT p.lane, p.seq, t.seq AS top FROM p CROSS JOIN LATERAL"
@@ -54,29 +65,36 @@ const struct pg_stmt view_stmts[] = {
      " c AS MATERIALIZED (SELECT DISTINCT ON (g.target) g.target, g.seq, g.index FROM t CROSS JOIN LATERAL"
      " (SELECT l.seq AS entry, l.prog[i] AS target, l.prog[i + 1] AS seq, l.prog[i + 2] AS index FROM lane_log l"
      " CROSS JOIN LATERAL generate_series(1, cardinality(l.prog), 3) i WHERE l.lane = t.lane AND l.seq >= t.seq"
-     " AND l.seq > t.top - $2::int4 AND l.prog IS NOT NULL OFFSET 0) g WHERE g.target > 0 ORDER BY g.target, g.entry DESC)"
-     " SELECT m.n, s.id, s.name, coalesce((c.seq, c.index) > (p.seq, p.base + m.n), p.base IS NULL), q.attempt, q.last_error, q.due,"
+     " AND l.seq > t.top - $2::int4 AND l.prog IS NOT NULL OFFSET 0) g WHERE g.target > 0"
+     " ORDER BY g.target, g.entry DESC)"
+     " SELECT m.n, s.id, s.name, coalesce((c.seq, c.index) > (p.seq, p.base + m.n), p.base IS NULL), q.attempt,"
+     " q.last_error, q.due,"
      " x.attempts, x.error, a.failures, a.last"
      " FROM p CROSS JOIN LATERAL (SELECT m.n, m.topic FROM message m WHERE m.tx = $1::uuid OFFSET 0) m"
      " JOIN subscription s ON s.spec->>'topic' = m.topic AND s.state <> 'deleted'"
      " LEFT JOIN sub_vec v ON v.sub = s.id AND v.lane = p.lane"
      " LEFT JOIN c ON c.target = s.id"
-     " LEFT JOIN LATERAL (SELECT q.attempt, q.last_error, q.due FROM delivery_due q WHERE q.sub = s.id AND q.tx = $1::uuid"
+     " LEFT JOIN LATERAL (SELECT q.attempt, q.last_error, q.due FROM delivery_due q"
+     " WHERE q.sub = s.id AND q.tx = $1::uuid"
      " AND q.n = m.n OFFSET 0) q ON true"
-     " LEFT JOIN LATERAL (SELECT x.attempts, x.error FROM dead_letter x WHERE x.sub = s.id AND x.tx = $1::uuid AND x.n = m.n OFFSET 0) x"
+     " LEFT JOIN LATERAL (SELECT x.attempts, x.error FROM dead_letter x"
+     " WHERE x.sub = s.id AND x.tx = $1::uuid AND x.n = m.n OFFSET 0) x"
      " ON true"
-     " LEFT JOIN LATERAL (SELECT count(*)::int4 AS failures, (array_agg(a.error ORDER BY a.at DESC))[1] AS last FROM attempt a"
+     " LEFT JOIN LATERAL (SELECT count(*)::int4 AS failures, (array_agg(a.error ORDER BY a.at DESC))[1] AS last"
+     " FROM attempt a"
      " WHERE a.tx = $1::uuid AND a.sub = s.id AND a.n = m.n OFFSET 0) a ON true"
      " WHERE v.sub IS NULL OR p.base IS NULL OR (v.from_seq, v.from_index) <= (p.seq, p.base + m.n)"
      " ORDER BY m.n, s.name"},
     {"view_list",
      "WITH h AS MATERIALIZED (SELECT m.tx FROM message m WHERE m.n = 0 AND m.tx >= $1::uuid AND m.tx < $2::uuid"
-     " AND ($3::text IS NULL OR m.producer = $3::text) AND ($4::text IS NULL OR m.business_key = $4::text) AND " HAS_TOPIC("$5")
+     " AND ($3::text IS NULL OR m.producer = $3::text) AND ($4::text IS NULL OR m.business_key = $4::text)"
+     " AND " HAS_TOPIC("$5")
      " AND ($6::int2 = 0 OR (coalesce((SELECT d.verdict FROM decision d WHERE d.tx = m.tx), 0) = $6::int2 - 1"
      " AND ($6::int2 <> 1 OR (SELECT c.state FROM check_due c WHERE c.tx = m.tx) IS DISTINCT FROM 1)))"
      " ORDER BY m.tx DESC LIMIT $7::int8)" LISTED},
     {"view_stuck",
-     "WITH h AS MATERIALIZED (SELECT c.tx FROM check_due c CROSS JOIN LATERAL (SELECT m.topic, m.total, m.business_key, m.tx"
+     "WITH h AS MATERIALIZED (SELECT c.tx FROM check_due c"
+     " CROSS JOIN LATERAL (SELECT m.topic, m.total, m.business_key, m.tx"
      " FROM message m WHERE m.tx = c.tx AND m.n = 0 OFFSET 0) m"
      " WHERE c.state = 1 AND c.tx >= $1::uuid AND c.tx < $2::uuid AND ($3::text IS NULL OR c.producer = $3::text)"
      " AND ($4::text IS NULL OR m.business_key = $4::text) AND " HAS_TOPIC("$5")
@@ -84,6 +102,7 @@ const struct pg_stmt view_stmts[] = {
      " ORDER BY c.tx DESC LIMIT $6::int8)" LISTED},
     {NULL, NULL},
 };
+/* clang-format on */
 
 /* --- requests --- */
 
@@ -125,7 +144,8 @@ int view_end(struct view_req *q) {
     return pg_run_end(&q->run);
 }
 
-int view_ask(struct pg_conn *c, struct view_req *q, const struct pg_stmt *table, const char *name, const struct pg_params *p) {
+int view_ask(struct pg_conn *c, struct view_req *q, const struct pg_stmt *table, const char *name,
+             const struct pg_params *p) {
     int r = view_begin(c, q);
     if (r == 0)
         r = view_send(q, table, name, p);
@@ -168,7 +188,10 @@ static void tx_cleanup(struct view_tx_req **at) {
 }
 
 static enum tx_state state_of(enum tx_decision verdict, bool stuck) {
-    return verdict == TX_COMMITTED ? TX_CONFIRMED : verdict == TX_ROLLED_BACK ? TX_CANCELLED : stuck ? TX_STUCK : TX_PREPARED;
+    return verdict == TX_COMMITTED     ? TX_CONFIRMED
+           : verdict == TX_ROLLED_BACK ? TX_CANCELLED
+           : stuck                     ? TX_STUCK
+                                       : TX_PREPARED;
 }
 
 static int put_messages(struct view_tx_req *q, const PGresult *res, int from, int to, struct view_tx *t) {

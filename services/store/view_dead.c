@@ -1,9 +1,9 @@
 /*
  * Dead letters: lists, one with its payload, and redrive.
  *
- * A redrive moves rows from dead_letter to delivery_due, both and its audit row in one transaction, in chunks that the statement timeout
- * cannot hit. The payload of a delivery comes from `message`, so a letter whose message is past retention stays where it is: its own copy
- * is then the only one.
+ * A redrive moves rows from dead_letter to delivery_due, both and its audit row in one transaction, in chunks that the
+ * statement timeout cannot hit. The payload of a delivery comes from `message`, so a letter whose message is past
+ * retention stays where it is: its own copy is then the only one.
  */
 #include "store/view_private.h"
 
@@ -11,45 +11,57 @@
 
 enum { CHUNK = 1000, REDRIVE_MAX = 10000 };
 
-#define LETTER(headers, body)                                                                                              \
-    "SELECT x.sub, s.name, x.tx, x.n, x.at, x.attempts, x.error, x.producer, x.business_key, x.trace, x.topic, x.okey,"    \
-    " x.content_type, " headers ", " body ", octet_length(x.body) FROM dead_letter x JOIN subscription s ON s.id = x.sub"
-enum { COL_SUB, COL_NAME, COL_TX, COL_N, COL_AT, COL_ATTEMPTS, COL_ERROR, COL_PRODUCER, COL_BUSINESS_KEY, COL_TRACE, COL_TOPIC, COL_KEY,
-       COL_CONTENT_TYPE, COL_HEADERS, COL_BODY, COL_BODY_SIZE };
-#define LETTER_FILTER                                                                                                      \
-    " ($1::text IS NULL OR (s.name = $1::text AND s.state <> 'deleted')) AND ($2::text IS NULL OR x.topic = $2::text)"      \
+/* clang-format off */
+#define LETTER(headers, body)                                                                                          \
+    "SELECT x.sub, s.name, x.tx, x.n, x.at, x.attempts, x.error, x.producer, x.business_key, x.trace, x.topic,"        \
+    " x.okey,"                                                                                                         \
+    " x.content_type, " headers ", " body ", octet_length(x.body) FROM dead_letter x"                                  \
+    " JOIN subscription s ON s.id = x.sub"
+enum { COL_SUB, COL_NAME, COL_TX, COL_N, COL_AT, COL_ATTEMPTS, COL_ERROR, COL_PRODUCER, COL_BUSINESS_KEY, COL_TRACE,
+       COL_TOPIC, COL_KEY, COL_CONTENT_TYPE, COL_HEADERS, COL_BODY, COL_BODY_SIZE };
+#define LETTER_FILTER                                                                                                  \
+    " ($1::text IS NULL OR (s.name = $1::text AND s.state <> 'deleted')) AND ($2::text IS NULL"                        \
+    " OR x.topic = $2::text)"                                                                                          \
     " AND ($3::timestamptz IS NULL OR x.at >= $3::timestamptz)"
 /* What can be sent again: the decision says where it stands, the message is the payload. */
-#define REDRIVABLE                                                                                                         \
-    " CROSS JOIN LATERAL (SELECT d.lane, d.seq FROM decision d WHERE d.tx = x.tx AND d.verdict = 1 OFFSET 0) d"             \
+#define REDRIVABLE                                                                                                     \
+    " CROSS JOIN LATERAL (SELECT d.lane, d.seq FROM decision d WHERE d.tx = x.tx AND d.verdict = 1 OFFSET 0) d"        \
     " CROSS JOIN LATERAL (SELECT m.n FROM message m WHERE m.tx = x.tx AND m.n = x.n OFFSET 0) m"
-#define REDRIVE                                                                                                            \
-    " gone AS (DELETE FROM dead_letter t USING y WHERE t.sub = y.sub AND t.tx = y.tx AND t.n = y.n"                         \
-    " RETURNING t.sub, t.tx, t.n, y.lane, y.seq, y.name),"                                                                 \
-    " due AS (INSERT INTO delivery_due (sub, tx, n, due, attempt, lane, seq)"                                              \
+#define REDRIVE                                                                                                        \
+    " gone AS (DELETE FROM dead_letter t USING y WHERE t.sub = y.sub AND t.tx = y.tx AND t.n = y.n"                    \
+    " RETURNING t.sub, t.tx, t.n, y.lane, y.seq, y.name),"                                                             \
+    " due AS (INSERT INTO delivery_due (sub, tx, n, due, attempt, lane, seq)"                                          \
     " SELECT sub, tx, n, now(), 0, lane, seq FROM gone ORDER BY sub, tx, n ON CONFLICT (sub, tx, n) DO NOTHING)"
-#define BY_FILTER                                                                                                          \
-    " FROM dead_letter x JOIN subscription s ON s.id = x.sub AND s.state <> 'deleted'" REDRIVABLE " WHERE" LETTER_FILTER    \
+#define BY_FILTER                                                                                                      \
+    " FROM dead_letter x JOIN subscription s ON s.id = x.sub"                                                          \
+    " AND s.state <> 'deleted'" REDRIVABLE " WHERE" LETTER_FILTER                                                      \
     " AND x.at < coalesce($4::timestamptz, now())"
-#define BY_KEY                                                                                                             \
-    " FROM unnest($1::text[], $2::uuid[], $3::int2[]) k(name, tx, n) JOIN subscription s ON s.name = k.name"                \
+#define BY_KEY                                                                                                         \
+    " FROM unnest($1::text[], $2::uuid[], $3::int2[]) k(name, tx, n) JOIN subscription s ON s.name = k.name"           \
     " AND s.state <> 'deleted' JOIN dead_letter x ON x.sub = s.id AND x.tx = k.tx AND x.n = k.n" REDRIVABLE
 
 const struct pg_stmt view_dead_stmts[] = {
-    /* WITH TIES: the page token (at, tx, n) does not tell subscriptions apart, so a page never ends between two of one message. */
+    /*
+     * WITH TIES: the page token (at, tx, n) does not tell subscriptions apart, so a page never ends between two of one
+     * message.
+     */
     {"dead_list", LETTER("NULL::text", "NULL::bytea") " WHERE" LETTER_FILTER
                   " AND ($4::timestamptz IS NULL OR x.at < $4::timestamptz)"
                   " AND ($5::timestamptz IS NULL OR (x.at, x.tx, x.n) < ($5::timestamptz, $6::uuid, $7::int2))"
                   " ORDER BY x.at DESC, x.tx DESC, x.n DESC FETCH FIRST ($8::int8) ROWS WITH TIES"},
-    {"dead_get", LETTER("x.headers", "x.body") " WHERE s.name = $1::text AND s.state <> 'deleted' AND x.tx = $2::uuid AND x.n = $3::int2"},
+    {"dead_get", LETTER("x.headers", "x.body") " WHERE s.name = $1::text AND s.state <> 'deleted'"
+        " AND x.tx = $2::uuid AND x.n = $3::int2"},
     {"dead_redrive",
-     "WITH y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane, d.seq" BY_FILTER " LIMIT $5::int8 FOR UPDATE OF x SKIP LOCKED)," REDRIVE
+     "WITH y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane,"
+     " d.seq" BY_FILTER " LIMIT $5::int8 FOR UPDATE OF x SKIP LOCKED)," REDRIVE
      ", noted AS (INSERT INTO audit (actor, act, object, reason, after) SELECT $6::text, 'dead.redrive',"
-     " coalesce($1::text, '*') || coalesce(' topic ' || $2::text, ''), $7::text, jsonb_build_object('count', count(*)) FROM gone"
+     " coalesce($1::text, '*') || coalesce(' topic ' || $2::text, ''), $7::text, jsonb_build_object('count',"
+     " count(*)) FROM gone"
      " HAVING count(*) > 0)"
      " SELECT count(*), now() FROM gone"},
     {"dead_redrive_keys",
-     "WITH y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane, d.seq" BY_KEY " FOR UPDATE OF x SKIP LOCKED)," REDRIVE
+     "WITH y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane,"
+     " d.seq" BY_KEY " FOR UPDATE OF x SKIP LOCKED)," REDRIVE
      ", noted AS (INSERT INTO audit (actor, act, object, reason) SELECT $4::text, 'dead.redrive',"
      " name || '/' || tx || '.' || n, $5::text FROM gone)"
      " SELECT count(*), now() FROM gone"},
@@ -57,6 +69,7 @@ const struct pg_stmt view_dead_stmts[] = {
     {"dead_count_keys", "SELECT count(*), now() FROM (SELECT 1" BY_KEY ") c"},
     {NULL, NULL},
 };
+/* clang-format on */
 
 /* --- letters --- */
 
@@ -97,8 +110,8 @@ static int put_letter(struct dead_req *q, const PGresult *res, int row) {
     d->sub = pg_get_int32(res, row, COL_SUB);
     d->n = pg_get_int16(res, row, COL_N);
     pg_get_uuid(res, row, COL_TX, &d->tx);
-    int r = tx_content_restore(&d->tx, some(res, row, COL_PRODUCER), some(res, row, COL_BUSINESS_KEY), some(res, row, COL_TRACE), no_digest,
-                               &m, 1, &q->contents[q->n]);
+    int r = tx_content_restore(&d->tx, some(res, row, COL_PRODUCER), some(res, row, COL_BUSINESS_KEY),
+                               some(res, row, COL_TRACE), no_digest, &m, 1, &q->contents[q->n]);
     if (r < 0)
         return r;
     d->msg = q->contents[q->n++]->messages[0];
@@ -173,7 +186,8 @@ int view_dead_list(struct pg_conn *c, const struct view_dead_filter *f, view_dea
     return dead_ask(c, "dead_list", &p, fn, arg);
 }
 
-int view_dead_get(struct pg_conn *c, const char *subscription, const struct uuid *tx, int16_t n, view_dead_fn *fn, void *arg) {
+int view_dead_get(struct pg_conn *c, const char *subscription, const struct uuid *tx, int16_t n, view_dead_fn *fn,
+                  void *arg) {
     struct pg_params p;
     pg_params_init(&p);
     pg_param_text(&p, subscription);
@@ -286,8 +300,8 @@ static int ask_count(struct redrive_req *q) {
     return view_ask(q->conn, &q->q, view_dead_stmts, "dead_count", &p);
 }
 
-int view_dead_redrive(struct pg_conn *c, const struct view_dead_filter *f, const struct dead_key *keys, size_t keys_n, bool count_only,
-                      const char *actor, const char *reason, view_count_fn *fn, void *arg) {
+int view_dead_redrive(struct pg_conn *c, const struct view_dead_filter *f, const struct dead_key *keys, size_t keys_n,
+                      bool count_only, const char *actor, const char *reason, view_count_fn *fn, void *arg) {
     if (keys_n > CHUNK || (keys_n == 0 && !f))
         return -EINVAL;
     CLEANUP(redrive_cleanup) struct redrive_req *q = mem_zalloc(sizeof(*q));

@@ -1,4 +1,7 @@
-/* Shared by view.c and view_dead.c: a question on a connection that belongs to somebody else, planned for its parameters. */
+/*
+ * Shared by view.c and view_dead.c: a question on a connection that belongs to somebody else, planned for its
+ * parameters.
+ */
 #pragma once
 
 #include "base/arena.h"
@@ -8,7 +11,10 @@
 
 enum { VIEW_BYTES_MAX = 64 << 20, VIEW_ROWS_MAX = 1000 };
 
-/* `result` (i-th statement) keeps what it needs in the arena and sets `code`; `done` hands it over, after the Sync, and frees. */
+/*
+ * `result` (i-th statement) keeps what it needs in the arena and sets `code`; `done` hands it over, after the Sync,
+ * and frees.
+ */
 struct view_req {
     struct pg_run run;
     int code;
@@ -22,6 +28,7 @@ int view_begin(struct pg_conn *c, struct view_req *q) MUSTCHECK;
 int view_send(struct view_req *q, const struct pg_stmt *table, const char *name, const struct pg_params *p) MUSTCHECK;
 int view_end(struct view_req *q) MUSTCHECK;
 /* The three for one statement. */
-int view_ask(struct pg_conn *c, struct view_req *q, const struct pg_stmt *table, const char *name, const struct pg_params *p) MUSTCHECK;
+int view_ask(struct pg_conn *c, struct view_req *q, const struct pg_stmt *table, const char *name,
+             const struct pg_params *p) MUSTCHECK;
 /* A copy that lives as long as the request; "" for NULL. NULL and code -ENOMEM when out of memory. */
 const char *view_text(struct view_req *q, const PGresult *res, int row, int col);

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "checkback/checkback.h"
 #include "forward/forward.h"
+#include "store/gauges.h"
 #include "store/run.h"
 #include "webclient/webclient.h"
 
@@ -34,6 +35,7 @@ struct worker {
     struct lane *lane;
     struct forward *forward;
     struct checkback *check;
+    struct gauges *gauges; /* of the first worker */
     struct timer *look, *limit;
     struct list adopted;
     struct topology *topology;
@@ -268,6 +270,8 @@ int worker_new(const struct config *c, struct store *s, struct message_service *
         r = message_worker_new(messages, index, w->loop, w->reader, &w->message);
     if (r == 0 && admin)
         r = admin_service_attach(admin, w->loop, w->reader);
+    if (r == 0 && index == 0)
+        r = gauges_new(w->loop, reader_people(w->reader), &w->gauges);
     if (r == 0)
         r = run_new(w->loop, s, ADOPTED_MAX, &owner, &w->run);
     if (r == 0)
@@ -303,6 +307,7 @@ static void end(struct worker *w) {
         admin_service_detach(w->admin);
     message_worker_free(w->message);
     run_free(w->run);
+    gauges_free(w->gauges);
     reader_free(w->reader);
     webclient_free(w->web);
     topology_unref(w->topology);

@@ -15,7 +15,7 @@ struct poller {
     void (*worked)(void *arg); /* libcurl had its turn: transfers may have ended */
     void *arg;
     struct timer *timer;
-    uv_idle_t *soon; /* a timeout of 0; on the heap because its handle outlives us */
+    uv_idle_t *soon;            /* a timeout of 0; on the heap because its handle outlives us */
     struct poller_sock **socks; /* by file descriptor */
     size_t socks_n;
 };

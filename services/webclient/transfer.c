@@ -157,8 +157,8 @@ static int set_url(struct transfer *t, const char *url) {
 
 /* Headers that say where the request ends: a caller that could set them could smuggle a second one. */
 static bool frames_request(struct bytes line) {
-    static const char *const names[] = {"Content-Length", "Transfer-Encoding", "Connection", "Expect",
-                                        "Upgrade",        "TE",                "Trailer"};
+    static const char *const names[] = {"Content-Length", "Transfer-Encoding", "Connection", "Expect", "Upgrade", "TE",
+                                        "Trailer"};
     struct bytes value;
 
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
@@ -284,8 +284,8 @@ void transfer_response(const struct transfer *t, CURLcode code, struct web_respo
     long status = 0;
     char *type = NULL;
 
-    *ret = (struct web_response){.result = classify(t, code), .retry_after_ms = -1, .error = "",
-                                 .took_ns = clock_mono_ns() - t->begun_ns};
+    *ret = (struct web_response){
+        .result = classify(t, code), .retry_after_ms = -1, .error = "", .took_ns = clock_mono_ns() - t->begun_ns};
     if (ret->result == WEB_ANSWERED) {
         curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
         curl_easy_getinfo(t->easy, CURLINFO_CONTENT_TYPE, &type);
@@ -303,8 +303,8 @@ void transfer_response(const struct transfer *t, CURLcode code, struct web_respo
 }
 
 void transfer_cancelled(const struct transfer *t, struct web_response *ret) {
-    *ret = (struct web_response){.result = WEB_CANCELLED, .retry_after_ms = -1, .error = "cancelled",
-                                 .took_ns = clock_mono_ns() - t->begun_ns};
+    *ret = (struct web_response){
+        .result = WEB_CANCELLED, .retry_after_ms = -1, .error = "cancelled", .took_ns = clock_mono_ns() - t->begun_ns};
 }
 
 static void buf_empty(struct buf *b) {

@@ -20,26 +20,33 @@ static const struct conf_option table[] = {
     {0},
 };
 
-/* The id is field 1 of all four requests and the status is field 1 of all four responses, so one type stands for all. */
-static void handle(struct rpc_call *call, void *user) {
+/* All four requests begin with the id and all four responses are a status, so one type stands for all. */
+#define SAME(type_)                                                                                                    \
+    _Static_assert(offsetof(Txmsg__V1__##type_##Request, transaction_id) ==                                            \
+                           offsetof(Txmsg__V1__CancelRequest, transaction_id) &&                                       \
+                       sizeof(Txmsg__V1__##type_##Response) == sizeof(Txmsg__V1__CancelResponse) &&                    \
+                       offsetof(Txmsg__V1__##type_##Response, status) == offsetof(Txmsg__V1__CancelResponse, status),  \
+                   "one type stands for all")
+SAME(Prepare);
+SAME(Confirm);
+SAME(Publish);
+
+static void handle(struct rpc_call *call, void *response_type) {
     const Txmsg__V1__CancelRequest *request = (const void *)rpc_call_request(call);
     Txmsg__V1__TransactionStatus status = TXMSG__V1__TRANSACTION_STATUS__INIT;
     Txmsg__V1__CancelResponse response = TXMSG__V1__CANCEL_RESPONSE__INIT;
+    response.base.descriptor = response_type;
     status.transaction_id = request->transaction_id;
     status.state = TXMSG__V1__TRANSACTION_STATE__TRANSACTION_STATE_CANCELLED;
     response.status = &status;
     rpc_reply(call, &response.base);
 }
-_Static_assert(
-    offsetof(Txmsg__V1__PrepareRequest, transaction_id) == offsetof(Txmsg__V1__CancelRequest, transaction_id) &&
-        offsetof(Txmsg__V1__ConfirmRequest, transaction_id) == offsetof(Txmsg__V1__CancelRequest, transaction_id) &&
-        offsetof(Txmsg__V1__PublishRequest, transaction_id) == offsetof(Txmsg__V1__CancelRequest, transaction_id),
-    "the id is the first field");
 
 #define METHOD(name_, kind_)                                                                                           \
     {                                                                                                                  \
         .path = SERVICE name_, .request = &txmsg__v1__##kind_##_request__descriptor,                                   \
-        .response = &txmsg__v1__##kind_##_response__descriptor, .handle = handle                                       \
+        .response = &txmsg__v1__##kind_##_response__descriptor, .handle = handle,                                      \
+        .user = (void *)(uintptr_t)&txmsg__v1__##kind_##_response__descriptor                                          \
     }
 static const struct rpc_method methods[] = {METHOD("Prepare", prepare), METHOD("Confirm", confirm),
                                             METHOD("Cancel", cancel), METHOD("Publish", publish)};

@@ -99,7 +99,7 @@ static int prepare(PGconn *c, bool primary_key, struct errmsg *e) {
     static const Oid types[] = {OID_UUID_ARRAY, OID_BYTEA_ARRAY};
     const char *create = primary_key ? "CREATE TABLE txmsg_bench_insert (id uuid PRIMARY KEY, body bytea NOT NULL)"
                                      : "CREATE TABLE txmsg_bench_insert (id uuid NOT NULL, body bytea NOT NULL)";
-    int r = check(c, PQexec(c, "SET synchronous_commit = on"), e);
+    int r = check(c, PQexec(c, "SET synchronous_commit = on; SET client_min_messages = warning"), e);
     if (r == 0)
         r = check(c, PQexec(c, "DROP TABLE IF EXISTS txmsg_bench_insert"), e);
     if (r == 0)

@@ -3,7 +3,7 @@
  * from its own memory. Core's objects are made per call, all else once.
  *
  * Calls carry no deadline, since a timer per call is work that says nothing about the service. Instead the whole run is
- * watched: without any completion for STALL_NS everything is cancelled. A caller whose call failed pauses until the next
+ * watched: when no call has gone well for STALL_NS everything is cancelled. A caller whose call failed pauses until the next
  * tick, so that a service that is gone is not asked a million times.
  */
 #include "load.h"
@@ -66,9 +66,9 @@ struct load {
     struct buf scratch;
     int64_t now_ms; /* wall clock, for new ids */
     enum phase phase;
-    uint64_t phase_end_ns, tick_ns, done_ns; /* the last completion */
-    uint64_t begin_ns, begin_cpu_ns;         /* of the measured time */
-    uint64_t shown_ns, shown_messages;       /* by the progress line */
+    uint64_t phase_end_ns, tick_ns, ok_ns; /* the last call that went well */
+    uint64_t begin_ns, begin_cpu_ns;       /* of the measured time */
+    uint64_t shown_ns, shown_messages;     /* by the progress line */
 };
 
 static volatile sig_atomic_t interrupted;
@@ -193,29 +193,26 @@ static uint64_t count_ok(struct load *l, const struct caller *c) {
     return n;
 }
 
-static void pause_caller(struct load *l, struct caller *c) {
-    l->paused[l->paused_n++] = c;
-}
-
 /* @thread the only one, for each call once */
 static void on_call_end(struct load *l, struct caller *c, uint64_t now) {
     bool ok = c->code == GRPC_STATUS_OK;
     uint64_t messages = 0;
-    if (ok)
+    if (ok) {
+        l->ok_ns = now;
         messages = count_ok(l, c);
-    else if (!l->result->stalled)
+    } else if (!l->result->stalled) {
         note_error(l, c);
-    call_end(l, c);
-    if (ok && ++c->at < c->plan_n) {
-        call_start(l, c); /* also while draining: what was prepared is decided */
-        return;
     }
-    if (ok)
+    call_end(l, c);
+    if (!ok) {
+        l->paused[l->paused_n++] = c;
+    } else if (++c->at < c->plan_n) {
+        call_start(l, c); /* also while draining: what was prepared is decided */
+    } else {
         message_done(l, c, messages, now);
-    if (!ok)
-        pause_caller(l, c);
-    else if (l->phase != DRAIN)
-        message_start(l, c, now);
+        if (l->phase != DRAIN)
+            message_start(l, c, now);
+    }
 }
 
 /* --- the run --- */
@@ -263,15 +260,13 @@ static void on_tick(struct load *l, uint64_t now) {
     show_progress(l, now);
     if (interrupted && l->phase != DRAIN)
         phase_begin(l, DRAIN, now);
-    if (!l->result->stalled && l->open && now - l->done_ns > STALL_NS)
+    if (!l->result->stalled && now - l->ok_ns > STALL_NS)
         cancel_all(l);
     if (l->phase == DRAIN)
         return;
     size_t n = l->paused_n;
     for (l->paused_n = 0; n > 0; n--)
         message_start(l, l->paused[n - 1], now);
-    if (!l->open)
-        l->done_ns = now;
 }
 
 static void on_time(struct load *l, uint64_t now) {
@@ -283,7 +278,7 @@ static void on_time(struct load *l, uint64_t now) {
 
 static void run(struct load *l) {
     uint64_t now = clock_mono_ns();
-    l->done_ns = now;
+    l->ok_ns = now;
     l->tick_ns = now + TICK_NS;
     l->phase_end_ns = now + (uint64_t)l->o->warmup_ms * NS_PER_MS;
     l->now_ms = clock_real_us() / 1000;
@@ -293,10 +288,8 @@ static void run(struct load *l) {
         grpc_event ev = grpc_completion_queue_next(l->queue, core_time(MIN(l->tick_ns, l->phase_end_ns)), NULL);
         now = clock_mono_ns();
         l->now_ms = clock_real_us() / 1000;
-        if (ev.type == GRPC_OP_COMPLETE) {
-            l->done_ns = now;
+        if (ev.type == GRPC_OP_COMPLETE)
             on_call_end(l, ev.tag, now);
-        }
         on_time(l, now);
     }
 }

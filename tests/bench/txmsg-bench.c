@@ -61,7 +61,7 @@ static int to_load(const struct options *o, struct load_options *ret, struct err
         .warmup_ms = o->warmup_ms,
         .run_ms = o->seconds_ms,
         .count = o->count,
-        .body = o->size,
+        .body = o->echo ? 0 : o->size,
         .batch = o->batch,
         .undecided = (int)o->undecided,
         .cancelled = (int)o->cancelled,
@@ -131,7 +131,7 @@ static uint64_t print_errors(const struct load_result *r) {
             fprintf(stderr, "%llu x %s%s%s\n", (unsigned long long)r->errors[i], rpc_code_name(i),
                     r->error_texts[i][0] ? ", first " : "", r->error_texts[i]);
     if (r->stalled)
-        fprintf(stderr, "calls were cancelled: the service had stopped answering\n");
+        fprintf(stderr, "gave up: no call has gone well for 20 seconds\n");
     return n;
 }
 
@@ -140,18 +140,22 @@ static int fail(const struct errmsg *e) {
     return 2;
 }
 
+static int print_help(void) {
+    puts("txmsg-bench [--<option>=<value> ...]\n");
+    for (const struct conf_option *o = table; o->name; o++) {
+        const char *def = o->type == CONF_BOOL ? "" : o->def;
+        printf("  --%-12s%s%s%s\n", o->name, o->help, *def ? " Default: " : "", def);
+    }
+    return 0;
+}
+
 int main(int argc, char **argv) {
     static struct load_result result;
     struct errmsg e = ERRMSG_NULL;
     struct options o;
     struct load_options load;
-    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
-        CLEANUP_BUF struct buf page;
-        buf_init(&page, 1 << 20);
-        conf_reference(table, &page);
-        fputs(buf_str(&page), stdout);
-        return 0;
-    }
+    if (argc == 2 && strcmp(argv[1], "--help") == 0)
+        return print_help();
     struct conf *conf = conf_load(table, &o, argc, argv, NULL, &e);
     if (!conf || to_load(&o, &load, &e) < 0 || load_run(&load, &result, &e) < 0) {
         conf_free(conf);

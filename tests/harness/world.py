@@ -6,7 +6,7 @@ import shutil
 
 import psycopg2
 from servers.postgres import Postgres
-from servers.process import base_directory, wait_until
+from servers.process import ServerError, base_directory, wait_until
 from servers.rabbit import Rabbit
 from servers.txmsgd import Ctl, Txmsgd
 
@@ -156,8 +156,13 @@ class World:
             self._client.close()
         if self._db:
             self._db.close()
+        faults = []
         for thing in reversed(self.closing):
-            thing.close()
+            try:
+                thing.close()
+            except ServerError as error:
+                faults.append(str(error))
+        assert not faults, "\n".join(faults)
 
 
 QUICK_RETRY = {"initial": "50ms", "factor": 1.5, "max": "200ms"}

@@ -84,6 +84,13 @@ def test_exchange_and_the_topic_as_routing_key(site, world, client, broker):
     assert broker.get(queue)[0].message_id == f"{tx}.0"
 
 
+@pytest.mark.parametrize("path", ["", "/", "/%2F"])
+def test_default_virtual_host(site, world, client, broker, path):
+    queue = broker.queue("virtual-host")
+    tx = client.publish([message(subscribe(world, site.rabbit.url() + path, routing_key=queue))], tx=uuid7()).transaction_id
+    assert broker.get(queue)[0].message_id == f"{tx}.0"
+
+
 def test_unroutable_is_tried_again(site, world, client, broker):
     """The broker confirms what it cannot route; `mandatory` tells, and the message waits for its queue."""
     topic = subscribe(world, site.rabbit.url(), routing_key="comes-later")

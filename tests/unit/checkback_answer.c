@@ -33,13 +33,15 @@ static enum answer_verdict verdict_200(const char *text) {
 static void test_verdicts(void **state) {
     assert_int_equal(verdict_200("{\"transactionId\":\"" ID "\",\"decision\":\"COMMITTED\"}"), ANSWER_COMMITTED);
     assert_int_equal(verdict_200("{\"decision\":\"ROLLED_BACK\",\"transactionId\":\"" ID "\"}"), ANSWER_ROLLED_BACK);
-    assert_int_equal(verdict_200(" { \"transactionId\" : \"" ID "\" , \"decision\" : \"UNKNOWN\" }\r\n"), ANSWER_UNKNOWN);
+    assert_int_equal(verdict_200(" { \"transactionId\" : \"" ID "\" , \"decision\" : \"UNKNOWN\" }\r\n"),
+                     ANSWER_UNKNOWN);
     assert_string_equal(answer_name(ANSWER_ROLLED_BACK), "rolled_back");
 }
 
 static void test_tolerated(void **state) {
-    assert_int_equal(verdict_200("{\"transactionId\":\"0197A3B4-0000-7000-8000-0000000000AB\",\"decision\":\"COMMITTED\"}"),
-                     ANSWER_COMMITTED);
+    assert_int_equal(
+        verdict_200("{\"transactionId\":\"0197A3B4-0000-7000-8000-0000000000AB\",\"decision\":\"COMMITTED\"}"),
+        ANSWER_COMMITTED);
     assert_int_equal(verdict_200("{\"transactionId\":\"" ID "\",\"decision\":\"COMMITTED\",\"bodies\":[{\"n\":0}],"
                                  "\"note\":null,\"Decision\":\"ROLLED_BACK\"}"),
                      ANSWER_COMMITTED);
@@ -111,7 +113,8 @@ static void test_bytes(void **state) {
 
 /* Only 200 carries a verdict, whatever the body says. */
 static void test_status(void **state) {
-    static const int statuses[] = {0, 100, 201, 202, 203, 204, 206, 207, 226, 301, 302, 304, 400, 401, 403, 404, 410, 429, 500, 503};
+    static const int statuses[] = {0,   100, 201, 202, 203, 204, 206, 207, 226, 301,
+                                   302, 304, 400, 401, 403, 404, 410, 429, 500, 503};
     static const char body[] = "{\"transactionId\":\"" ID "\",\"decision\":\"ROLLED_BACK\"}";
 
     for (size_t i = 0; i < ARRAY_LEN(statuses); i++)
@@ -150,8 +153,8 @@ static void test_huge_and_deep(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_verdicts), cmocka_unit_test(test_tolerated), cmocka_unit_test(test_not_answers),
-        cmocka_unit_test(test_bytes),    cmocka_unit_test(test_status),    cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_verdicts),      cmocka_unit_test(test_tolerated), cmocka_unit_test(test_not_answers),
+        cmocka_unit_test(test_bytes),         cmocka_unit_test(test_status),    cmocka_unit_test(test_failures),
         cmocka_unit_test(test_huge_and_deep),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,6 @@
 /*
- * The asker against a lane, a reader and a web client in the test's hand: what each answer writes, who gets slots, and that
- * nothing but an answer counts or decides.
+ * The asker against a lane, a reader and a web client in the test's hand: what each answer writes, who gets slots, and
+ * that nothing but an answer counts or decides.
  */
 #include "checkback/asker.h"
 
@@ -34,8 +34,8 @@ static void configure(const char *const *producers) {
     asker_topology(t.asker, t.topology);
 }
 
-#define SHOP \
-    "shop", "{\"check\":{\"endpoints\":[\"http://a\",\"http://b\"],\"secret\":\"" SECRET "\",\"timeout\":\"1s\"," \
+#define SHOP                                                                                                           \
+    "shop", "{\"check\":{\"endpoints\":[\"http://a\",\"http://b\"],\"secret\":\"" SECRET "\",\"timeout\":\"1s\","      \
             "\"max_unknowns\":3,\"initial\":\"10s\",\"max\":\"100s\",\"jitter\":0.1,\"concurrency\":4}}"
 static const char *const shop[] = {SHOP, NULL};
 
@@ -167,7 +167,8 @@ static void respond(int status, const char *decision) {
     struct web_call *c = first_call();
 
     snprintf(body, sizeof(body), "{\"transactionId\":\"%s\",\"decision\":\"%s\"}", c->id, decision);
-    fake_respond(c, &(struct web_response){.result = WEB_ANSWERED, .status = status, .body = bytes_str(body), .error = ""});
+    fake_respond(
+        c, &(struct web_response){.result = WEB_ANSWERED, .status = status, .body = bytes_str(body), .error = ""});
 }
 
 static bool any_op(void) {
@@ -213,7 +214,8 @@ static void assert_idle(void) {
 }
 
 static int64_t counter(const char *result) {
-    return metric_value(metric_get(metric_family(METRIC_COUNTER, "txmsg_checks_total", "producer,result", "", 1024), "shop", result));
+    return metric_value(
+        metric_get(metric_family(METRIC_COUNTER, "txmsg_checks_total", "producer,result", "", 1024), "shop", result));
 }
 
 /* --- tests --- */
@@ -253,7 +255,8 @@ static void test_rolled_back(void **state) {
 }
 
 static void test_contrary(void **state) {
-    struct metric *contrary = metric_get(metric_family(METRIC_COUNTER, "txmsg_checks_contrary_total", "producer", "", 256), "shop");
+    struct metric *contrary =
+        metric_get(metric_family(METRIC_COUNTER, "txmsg_checks_contrary_total", "producer", "", 256), "shop");
     int64_t before;
 
     configure(shop);
@@ -483,8 +486,12 @@ static void test_who_is_asked(void **state) {
 
 /* Several leases in one round: a query for each. */
 static void test_leases(void **state) {
-    static const char *const three[] = {SHOP, "slow", "{\"check\":{\"endpoints\":[\"http://c\"],\"timeout\":\"30s\"}}", "same",
-                                        "{\"check\":{\"endpoints\":[\"http://d\",\"http://e\"],\"timeout\":\"1s\"}}", NULL};
+    static const char *const three[] = {SHOP,
+                                        "slow",
+                                        "{\"check\":{\"endpoints\":[\"http://c\"],\"timeout\":\"30s\"}}",
+                                        "same",
+                                        "{\"check\":{\"endpoints\":[\"http://d\",\"http://e\"],\"timeout\":\"1s\"}}",
+                                        NULL};
     int asked = 0;
 
     configure(three);
@@ -501,9 +508,9 @@ static void test_leases(void **state) {
 
 /* A producer that does not answer takes its concurrency, or the common half, and never another's share. */
 static void test_isolation(void **state) {
-    static const char *const two[] = {"dead", "{\"check\":{\"endpoints\":[\"http://dead\"],\"timeout\":\"1s\",\"concurrency\":100}}",
-                                      "live", "{\"check\":{\"endpoints\":[\"http://live\"],\"timeout\":\"1s\",\"concurrency\":100}}",
-                                      NULL};
+    static const char *const two[] = {
+        "dead", "{\"check\":{\"endpoints\":[\"http://dead\"],\"timeout\":\"1s\",\"concurrency\":100}}", "live",
+        "{\"check\":{\"endpoints\":[\"http://live\"],\"timeout\":\"1s\",\"concurrency\":100}}", NULL};
     int taken = 0;
 
     configure(two);
@@ -583,10 +590,10 @@ static void test_freed(void **state) {
 int main(void) {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_committed),   T(test_rolled_back), T(test_contrary),    T(test_unknown),     T(test_unreachable),
-        T(test_fail_over),   T(test_left),        T(test_refused),     T(test_lost_batch),  T(test_full_batch),
-        T(test_contents),    T(test_not_stored),  T(test_full_client), T(test_who_is_asked), T(test_leases),
-        T(test_not_allowed), T(test_reconfigured), T(test_freed),
+        T(test_committed), T(test_rolled_back), T(test_contrary), T(test_unknown), T(test_unreachable),
+        T(test_fail_over), T(test_left), T(test_refused), T(test_lost_batch), T(test_full_batch), T(test_contents),
+        T(test_not_stored), T(test_full_client), T(test_who_is_asked), T(test_leases), T(test_not_allowed),
+        T(test_reconfigured), T(test_freed),
         cmocka_unit_test_setup_teardown(test_isolation, setup_few, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

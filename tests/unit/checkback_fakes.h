@@ -1,6 +1,6 @@
 /*
- * A lane, a reader and a web client whose every answer the test gives by hand. Included by one .c file per executable: these definitions
- * stand in for those of the libraries.
+ * A lane, a reader and a web client whose every answer the test gives by hand. Included by one .c file per executable:
+ * these definitions stand in for those of the libraries.
  */
 #pragma once
 
@@ -182,8 +182,8 @@ int reader_cursors(struct reader *r, int32_t lane, reader_cursors_fn *fn, void *
     r->cursors.lane = lane;
     return 0;
 }
-int reader_claim_checks(struct reader *r, const struct check_ask *asks, size_t n, int64_t lease_ms, reader_checks_fn *fn,
-                        void *arg) {
+int reader_claim_checks(struct reader *r, const struct check_ask *asks, size_t n, int64_t lease_ms,
+                        reader_checks_fn *fn, void *arg) {
     assert_null(r->claim.fn);
     assert_in_range(n, 1, 64);
     r->claim.fn = fn;
@@ -197,7 +197,8 @@ int reader_claim_checks(struct reader *r, const struct check_ask *asks, size_t n
     }
     return 0;
 }
-int reader_contents(struct reader *r, const struct uuid *ids, size_t n, size_t max_bytes, reader_contents_fn *fn, void *arg) {
+int reader_contents(struct reader *r, const struct uuid *ids, size_t n, size_t max_bytes, reader_contents_fn *fn,
+                    void *arg) {
     assert_null(r->contents.fn);
     assert_in_range(n, 1, ARRAY_LEN(r->contents.ids));
     r->contents.fn = fn;

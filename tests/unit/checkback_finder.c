@@ -1,6 +1,6 @@
 /*
- * The finder against a lane and a reader in the test's hand: rows and cursors travel in such an order that no crash loses a row, and
- * little is written when there is little to say.
+ * The finder against a lane and a reader in the test's hand: rows and cursors travel in such an order that no crash
+ * loses a row, and little is written when there is little to say.
  */
 #include "checkback/finder.h"
 
@@ -173,7 +173,8 @@ static void test_idle_writes_little(void **state) {
 }
 
 static void test_adopted(void **state) {
-    const struct cursor cursors[] = {{5, {40, 2}}, {LANE_TARGET_FINDER(0), {50, 0}}, {LANE_TARGET_FINDER(2), {90, 0}}, {-99, {1, 0}}};
+    const struct cursor cursors[] = {
+        {5, {40, 2}}, {LANE_TARGET_FINDER(0), {50, 0}}, {LANE_TARGET_FINDER(2), {90, 0}}, {-99, {1, 0}}};
 
     assert_int_equal(finder_lane(t.finder, &t.lane, LANE, true), 0);
     assert_int_equal(t.reader.cursors.lane, LANE);
@@ -238,12 +239,12 @@ static void test_freed_while_reading(void **state) {
 }
 
 /*
- * Random batches, sizes and losses: whenever a cursor is durable, so is every row before it; and after a loss a new owner that begins
- * with the durable cursor finds the rest.
+ * Random batches, sizes and losses: whenever a cursor is durable, so is every row before it; and after a loss a new
+ * owner that begins with the durable cursor finds the rest.
  */
 enum { SEQS = 400 };
 struct model {
-    bool listed[SEQS * 2];     /* by seq: its one undecided id is in the list */
+    bool listed[SEQS * 2]; /* by seq: its one undecided id is in the list */
     int32_t durable;
 };
 
@@ -301,8 +302,8 @@ static void test_random(void **state) {
 int main(void) {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_rows_and_cursor_together), T(test_full_batch), T(test_lost),        T(test_other_number),
-        T(test_idle_writes_little),       T(test_adopted),    T(test_errors),      T(test_not_allowed),
+        T(test_rows_and_cursor_together), T(test_full_batch), T(test_lost),   T(test_other_number),
+        T(test_idle_writes_little),       T(test_adopted),    T(test_errors), T(test_not_allowed),
         T(test_freed_while_reading),      T(test_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

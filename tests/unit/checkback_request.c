@@ -16,7 +16,10 @@ static struct uuid tx;
 static struct tx_content *content_new(void) {
     static const struct header headers[] = {{BYTES_LIT("b"), BYTES_LIT("2")}, {BYTES_LIT("a"), BYTES_LIT("\"1\"")}};
     const struct msg msgs[] = {
-        {.topic = BYTES_LIT("orders"), .key = BYTES_LIT("k\xc3\xa4\n"), .body = BYTES_LIT("{\"x\":1}"), .headers = headers,
+        {.topic = BYTES_LIT("orders"),
+         .key = BYTES_LIT("k\xc3\xa4\n"),
+         .body = BYTES_LIT("{\"x\":1}"),
+         .headers = headers,
          .headers_n = 2},
         {.topic = BYTES_LIT("audit"), .key = BYTES_LIT("\xff\x00\x01"), .body = BYTES_LIT("a\0b")},
         {.topic = BYTES_LIT("plain")},
@@ -44,11 +47,12 @@ static void test_body(void **state) {
 
     buf_init(&b, 1 << 16);
     body_of(&b, "order \"7\"", false);
-    assert_string_equal(buf_str(&b), "{\"transactionId\":\"" ID "\",\"producer\":\"shop\",\"businessKey\":\"order \\\"7\\\"\","
-                                     "\"preparedTime\":\"2025-06-15T15:06:40.123456Z\",\"checkCount\":3,\"messages\":["
-                                     "{\"topic\":\"orders\",\"key\":\"k\xc3\xa4\\n\",\"headers\":{\"a\":\"\\\"1\\\"\",\"b\":\"2\"}},"
-                                     "{\"topic\":\"audit\",\"keyBase64\":\"/wAB\",\"headers\":{}},"
-                                     "{\"topic\":\"plain\",\"key\":\"\",\"headers\":{}}]}");
+    assert_string_equal(buf_str(&b),
+                        "{\"transactionId\":\"" ID "\",\"producer\":\"shop\",\"businessKey\":\"order \\\"7\\\"\","
+                        "\"preparedTime\":\"2025-06-15T15:06:40.123456Z\",\"checkCount\":3,\"messages\":["
+                        "{\"topic\":\"orders\",\"key\":\"k\xc3\xa4\\n\",\"headers\":{\"a\":\"\\\"1\\\"\",\"b\":\"2\"}},"
+                        "{\"topic\":\"audit\",\"keyBase64\":\"/wAB\",\"headers\":{}},"
+                        "{\"topic\":\"plain\",\"key\":\"\",\"headers\":{}}]}");
 }
 
 static void test_body_included(void **state) {

@@ -392,6 +392,8 @@ struct lane *fake_lane_adopt(struct forward *f, int32_t number) {
     return fake_lane_new(f, number, true);
 }
 static void fake_lane_take_back(struct lane *l) {
+    if (!l->in_flight)
+        return;
     memmove(l->queue + l->conf_n, l->queue, l->queue_n * sizeof(l->queue[0]));
     memcpy(l->queue, l->conf, l->conf_n * sizeof(l->conf[0]));
     l->queue_n += l->conf_n;

@@ -211,6 +211,7 @@ __attribute__((visibility("default"))) int getaddrinfo(const char *name, const c
         return real(name, service, hints, ret);
     pthread_mutex_lock(&gate.lock);
     gate.inside++;
+    pthread_cond_broadcast(&gate.changed);
     while (!gate.open)
         pthread_cond_wait(&gate.changed, &gate.lock);
     gate.inside--;
@@ -350,8 +351,13 @@ static void test_no_content(void **state) {
 }
 
 static void test_refused_requests(void **state) {
-    static const char *const bad[][2] = {{"a: b\r\nc: d"}, {"Content-Length: 1"}, {"transfer-encoding: chunked"},
-                                         {"a b: c"}, {": x"}, {"nothing"}, {"a;"}};
+    static const char *const bad[][2] = {{"a: b\r\nc: d"},
+                                         {"Content-Length: 1"},
+                                         {"transfer-encoding: chunked"},
+                                         {"a b: c"},
+                                         {": x"},
+                                         {"nothing"},
+                                         {"a;"}};
 
     for (size_t i = 0; i < ARRAY_LEN(bad); i++)
         assert_int_equal(post_url(0, "http://127.0.0.1:1/", BYTES_NULL, 1000, bad[i], NULL), -EINVAL);
@@ -431,22 +437,28 @@ static void test_unreachable(void **state) {
     assert_int_equal(t.out[1].resp.result, WEB_UNREACHABLE);
 }
 
-/* A lookup that hangs costs its own request and nobody else's. */
+/* A lookup that hangs costs its own request and nobody else's; nor does its end wait for it, by time or by cancelling. */
+static struct web_call *hanging;
 static void then_ask_again(int i) {
     if (i > 0 && i < 20)
         post(i + 1, "/ok", 10000);
+    if (i == 20)
+        webclient_cancel(hanging);
 }
 
 static void test_slow_name(void **state) {
     t.then = then_ask_again;
     assert_int_equal(post_url(0, "http://slow.test/", BYTES_NULL, 200, NULL, NULL), 0);
+    assert_int_equal(post_url(30, "http://slow.test/", BYTES_NULL, 60000, NULL, &hanging), 0);
     post(1, "/ok", 10000);
     run();
     assert_int_equal(t.out[0].resp.result, WEB_UNREACHABLE);
+    assert_int_equal(t.out[30].resp.result, WEB_CANCELLED);
     for (int i = 1; i <= 20; i++)
         assert_int_equal(t.out[i].resp.status, 200);
     pthread_mutex_lock(&gate.lock);
-    assert_int_equal(gate.inside, 1); /* still: nobody waited for it */
+    while (gate.inside < 2) /* both lookups are still under way, or just begin */
+        pthread_cond_wait(&gate.changed, &gate.lock);
     gate.open = true;
     pthread_cond_broadcast(&gate.changed);
     while (gate.inside > 0)
@@ -521,7 +533,6 @@ static void test_max_in_flight(void **state) {
 }
 
 /* Cancelled while the server has it: from another request's callback, the connection goes with it. */
-static struct web_call *hanging;
 static void then_cancel(int i) {
     if (i == 1)
         webclient_cancel(hanging);
@@ -568,11 +579,13 @@ static void test_free_unused(void **state) {
 int main(void) {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_answered), T(test_request), T(test_no_content), T(test_refused_requests), T(test_garbage),
-        T(test_status_line), T(test_cut), T(test_closed), T(test_hang), T(test_drip), T(test_flood),
-        T(test_flood_length), T(test_flood_head), T(test_flood_100), T(test_redirect), T(test_retry_after),
-        T(test_unreachable), T(test_slow_name), T(test_keep_alive), T(test_many), T(test_sent_once),
-        T(test_max_in_flight), T(test_cancel), T(test_free_in_callback), T(test_free_unused),
+        T(test_answered),    T(test_request),       T(test_no_content), T(test_refused_requests),
+        T(test_garbage),     T(test_status_line),   T(test_cut),        T(test_closed),
+        T(test_hang),        T(test_drip),          T(test_flood),      T(test_flood_length),
+        T(test_flood_head),  T(test_flood_100),     T(test_redirect),   T(test_retry_after),
+        T(test_unreachable), T(test_slow_name),     T(test_keep_alive), T(test_many),
+        T(test_sent_once),   T(test_max_in_flight), T(test_cancel),     T(test_free_in_callback),
+        T(test_free_unused),
     };
     /* A proxy of the environment must not matter. */
     setenv("http_proxy", "http://127.0.0.1:1", 1);
