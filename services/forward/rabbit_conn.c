@@ -20,7 +20,7 @@ enum {
     FRAME_MAX = 131072,
     ENTRIES_MAX = 96,     /* of the headers table */
     FRAME_OVERHEAD = 512, /* of a header frame, all but the table */
-    CA_PATH_MAX = 4096,
+    GOODBYE_MS = 100,     /* the broker's answer is waited for so long */
 };
 
 struct rabbit_conn {
@@ -186,9 +186,10 @@ int rabbit_conn_open(const struct rabbit_target *t, struct rabbit_conn **ret, st
 void rabbit_conn_close(struct rabbit_conn *c, bool polite) {
     if (!c)
         return;
-    if (polite) { /* its answer is not waited for */
-        amqp_connection_close_t m = {.reply_code = AMQP_REPLY_SUCCESS, .reply_text = amqp_cstring_bytes("goodbye")};
-        amqp_send_method(c->amqp, 0, AMQP_CONNECTION_CLOSE_METHOD, &m);
+    if (polite) {
+        static const struct timeval soon = {0, GOODBYE_MS * 1000};
+        amqp_set_rpc_timeout(c->amqp, &soon);
+        amqp_connection_close(c->amqp, AMQP_REPLY_SUCCESS);
     }
     amqp_destroy_connection(c->amqp);
     mem_free(c);

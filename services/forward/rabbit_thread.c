@@ -22,7 +22,8 @@
 enum { PUBLISH_BURST = 64, POLL_MAX_MS = 1000 };
 
 struct slot {
-    struct delivery *d; /* NULL = confirmed before an older one */
+    struct delivery *d; /* NULL = ended before an older one */
+    uint64_t sent_ms;
     bool returned;
 };
 
@@ -177,16 +178,17 @@ static void fail_queue(struct rabbit_work *w, const char *error) {
 
 /* --- running --- */
 
-static void set_sending(struct rabbit_shared *s, uint64_t since_ns) {
+static void set_sending(struct rabbit_shared *s, uint64_t since_ns, bool blocked) {
     pthread_mutex_lock(&s->lock);
     s->sending_since_ns = since_ns;
+    s->blocked = blocked;
     pthread_mutex_unlock(&s->lock);
 }
 
 static int publish(struct rabbit_work *w, struct delivery *d) {
     struct slot *slot = slot_of(w, w->next_tag);
 
-    *slot = (struct slot){.d = d};
+    *slot = (struct slot){.d = d, .sent_ms = now_ms()};
     w->next_tag++; /* before the call: if it fails half-way, the broker may have it */
     int r = rabbit_conn_publish(w->conn, d);
     if (r == 1) {
@@ -203,9 +205,11 @@ static int publish_burst(struct rabbit_work *w, bool *more) {
     int r = 0;
 
     *more = false;
-    if (rabbit_conn_blocked(w->conn))
+    if (rabbit_conn_blocked(w->conn)) {
+        set_sending(w->s, 0, true);
         return 0;
-    set_sending(w->s, clock_mono_ns());
+    }
+    set_sending(w->s, clock_mono_ns(), false);
     for (int i = 0; r == 0 && w->next_tag - w->first_tag < RABBIT_UNCONFIRMED_MAX; i++) {
         struct delivery *d = NULL;
         if (i == PUBLISH_BURST || !(d = queue_pop(w->s))) {
@@ -214,8 +218,28 @@ static int publish_burst(struct rabbit_work *w, bool *more) {
         }
         r = publish(w, d);
     }
-    set_sending(w->s, 0);
+    set_sending(w->s, 0, false);
     return r;
+}
+
+/*
+ * Unconfirmed ones whose time is over. A broker that is blocked, or that got one late because it was blocked, will confirm
+ * late: only that delivery is given up. One that was silent for long is given up with its connection.
+ */
+static int end_overdue(struct rabbit_work *w) {
+    uint64_t now = now_ms(), silent_ms = (uint64_t)w->s->target.timeout_ms / 2;
+
+    for (; w->first_tag < w->next_tag; w->first_tag++) {
+        struct slot *slot = slot_of(w, w->first_tag);
+        if (!slot->d)
+            continue;
+        if (rabbit_deadline(slot->d) > now)
+            return 0;
+        if (!rabbit_conn_blocked(w->conn) && now >= slot->sent_ms + silent_ms)
+            return -ETIMEDOUT;
+        give_back(w, TAKE(slot->d), SINK_RETRY, true, RABBIT_LATE);
+    }
+    return 0;
 }
 
 /* The unconfirmed one that must end first; 0 = none. */
@@ -258,13 +282,12 @@ static void run(struct rabbit_work *w) {
             snprintf(w->error, sizeof(w->error), "%s", rabbit_conn_why(w->conn));
             return;
         }
-        uint64_t deadline = next_deadline(w);
-        if (deadline && deadline <= now_ms()) {
+        if (end_overdue(w) < 0) {
             snprintf(w->error, sizeof(w->error), "no confirm within %lld ms", (long long)w->s->target.timeout_ms);
             return;
         }
         if (!more)
-            sleep_on(w, rabbit_conn_fd(w->conn), deadline);
+            sleep_on(w, rabbit_conn_fd(w->conn), next_deadline(w));
     }
     snprintf(w->error, sizeof(w->error), "the sink was closed");
 }

@@ -9,6 +9,8 @@
 #include <pthread.h>
 
 enum { RABBIT_UNCONFIRMED_MAX = 1024 };
+#define RABBIT_BLOCKED "the broker takes no messages: short of memory or disk"
+#define RABBIT_LATE "no confirm: the broker is, or was, short of memory or disk"
 
 struct rabbit_work;
 struct rabbit_shared {
@@ -26,6 +28,7 @@ struct rabbit_shared {
     bool exited;
     int kill_fd;            /* a duplicate of the socket, for shutdown(); -1 = none */
     uint64_t sending_since_ns; /* 0 = not inside a send */
+    bool blocked;           /* by the broker: why nothing is sent */
 };
 
 int rabbit_shared_new(const struct sub_conf *sub, struct rabbit_shared **ret, struct errmsg *e) MUSTCHECK;

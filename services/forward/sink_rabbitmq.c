@@ -114,8 +114,11 @@ static void on_watch(void *arg) {
     }
     if (sh->sending_since_ns && now_ns > sh->sending_since_ns + timeout_ns)
         kill_socket(sh);
+    bool blocked = sh->blocked;
     pthread_mutex_unlock(&sh->lock);
     snprintf(error, sizeof(error), "could not be sent within %lld ms", (long long)sh->target.timeout_ms);
+    if (blocked)
+        snprintf(error, sizeof(error), "%s", RABBIT_BLOCKED);
     fail_here(s, &late, error);
     if (s->out)
         timer_arm(s->watch, WATCH_MS);

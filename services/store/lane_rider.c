@@ -371,7 +371,8 @@ static int send_delivery_ends(struct lane *l) {
 }
 
 int rider_send_rows(struct lane *l) {
-    qsort(l->b.spills, l->b.spills_n, l->b.spills ? sizeof(*l->b.spills) : 1, by_spill);
+    if (l->b.spills_n)
+        qsort(l->b.spills, l->b.spills_n, sizeof(*l->b.spills), by_spill);
     int (*const senders[])(struct lane *) = {send_check_adds, send_check_ends,  send_spills,
                                              send_delivery_ends, send_spills_dead};
     for (size_t i = 0; i < ARRAY_LEN(senders); i++) {

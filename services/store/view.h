@@ -46,7 +46,7 @@ struct view_filter {
     bool has_before;
     int32_t limit; /* 1..1000 */
 };
-/* Without what may be large: bodies, headers and deliveries. */
+/* Without bodies and deliveries; headers of a page that come to more than 8 MiB are left out from there on. */
 typedef void view_list_fn(void *arg, int code, const struct view_tx *t, size_t n);
 int view_list(struct pg_conn *c, const struct store *s, const struct view_filter *f, view_list_fn *fn, void *arg) MUSTCHECK;
 /* Undecided and STUCK: the same as view_list with that state. */
@@ -60,19 +60,19 @@ struct view_dead {
     int64_t at_us;
     int32_t attempts;
     const char *error, *producer, *business_key;
-    struct msg msg; /* headers and body only in view_dead_get */
-    int32_t body_size;
+    struct msg msg; /* body only in view_dead_get */
+    int32_t body_size; /* bytes, also when the body is left out */
 };
 struct view_dead_filter {
     const char *subscription; /* NULL = any */
     const char *topic;
     int64_t start_us, end_us; /* of the death */
-    int64_t before_at_us;     /* page: (at, tx, n) strictly below; 0 = none */
+    int64_t before_at_us;     /* page: (at, tx, n, sub) strictly below; 0 = none */
     struct uuid before_tx;
     int16_t before_n;
+    int32_t before_sub; /* 0: nothing more of (at, tx, n), which may pass over another subscription's letter */
     int32_t limit;
 };
-/* A list may come out a little longer than `limit`: a page never ends between two subscriptions' letters of one message and moment. */
 typedef void view_dead_fn(void *arg, int code, const struct view_dead *d, size_t n);
 int view_dead_list(struct pg_conn *c, const struct view_dead_filter *f, view_dead_fn *fn, void *arg) MUSTCHECK;
 int view_dead_get(struct pg_conn *c, const char *subscription, const struct uuid *tx, int16_t n, view_dead_fn *fn, void *arg) MUSTCHECK;

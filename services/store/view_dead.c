@@ -41,27 +41,23 @@ enum { COL_SUB, COL_NAME, COL_TX, COL_N, COL_AT, COL_ATTEMPTS, COL_ERROR, COL_PR
     " AND s.state <> 'deleted' JOIN dead_letter x ON x.sub = s.id AND x.tx = k.tx AND x.n = k.n" REDRIVABLE
 
 const struct pg_stmt view_dead_stmts[] = {
-    /*
-     * WITH TIES: the page token (at, tx, n) does not tell subscriptions apart, so a page never ends between two of one
-     * message.
-     */
-    {"dead_list", LETTER("NULL::text", "NULL::bytea") " WHERE" LETTER_FILTER
-                  " AND ($4::timestamptz IS NULL OR x.at < $4::timestamptz)"
-                  " AND ($5::timestamptz IS NULL OR (x.at, x.tx, x.n) < ($5::timestamptz, $6::uuid, $7::int2))"
-                  " ORDER BY x.at DESC, x.tx DESC, x.n DESC FETCH FIRST ($8::int8) ROWS WITH TIES"},
+    {"dead_list", LETTER("x.headers", "NULL::bytea") " WHERE" LETTER_FILTER
+                  " AND ($4::timestamptz IS NULL OR x.at < $4::timestamptz) AND ($5::timestamptz IS NULL"
+                  " OR (x.at, x.tx, x.n, x.sub) < ($5::timestamptz, $6::uuid, $7::int2, $8::int4))"
+                  " ORDER BY x.at DESC, x.tx DESC, x.n DESC, x.sub DESC LIMIT $9::int8"},
     {"dead_get", LETTER("x.headers", "x.body") " WHERE s.name = $1::text AND s.state <> 'deleted'"
         " AND x.tx = $2::uuid AND x.n = $3::int2"},
     {"dead_redrive",
-     "WITH y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane,"
-     " d.seq" BY_FILTER " LIMIT $5::int8 FOR UPDATE OF x SKIP LOCKED)," REDRIVE
+     "WITH y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane, d.seq" BY_FILTER
+     " LIMIT $5::int8 FOR UPDATE OF x SKIP LOCKED)," REDRIVE
      ", noted AS (INSERT INTO audit (actor, act, object, reason, after) SELECT $6::text, 'dead.redrive',"
      " coalesce($1::text, '*') || coalesce(' topic ' || $2::text, ''), $7::text, jsonb_build_object('count',"
      " count(*)) FROM gone"
      " HAVING count(*) > 0)"
      " SELECT count(*), now() FROM gone"},
     {"dead_redrive_keys",
-     "WITH y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane,"
-     " d.seq" BY_KEY " FOR UPDATE OF x SKIP LOCKED)," REDRIVE
+     "WITH y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane, d.seq" BY_KEY
+     " FOR UPDATE OF x SKIP LOCKED)," REDRIVE
      ", noted AS (INSERT INTO audit (actor, act, object, reason) SELECT $4::text, 'dead.redrive',"
      " name || '/' || tx || '.' || n, $5::text FROM gone)"
      " SELECT count(*), now() FROM gone"},
@@ -182,6 +178,7 @@ int view_dead_list(struct pg_conn *c, const struct view_dead_filter *f, view_dea
     param_time(&p, f->before_at_us);
     pg_param_uuid(&p, &f->before_tx);
     pg_param_int16(&p, f->before_n);
+    pg_param_int32(&p, f->before_sub);
     pg_param_int64(&p, MAX(1, MIN(f->limit, VIEW_ROWS_MAX)));
     return dead_ask(c, "dead_list", &p, fn, arg);
 }

@@ -88,13 +88,19 @@ class World:
         return self._client
 
     def sql(self, query, *args):
-        """Rows of a query against this world's database."""
-        if self._db is None or self._db.closed:
-            self._db = psycopg2.connect(self.dsn)
-            self._db.autocommit = True
-        with self._db.cursor() as cursor:
-            cursor.execute(query, args or None)
-            return cursor.fetchall() if cursor.description else []
+        """Rows of a query against this world's database, on one connection that is made anew when it was lost."""
+        for attempt in (1, 2):
+            if self._db is None or self._db.closed:
+                self._db = psycopg2.connect(self.dsn)
+                self._db.autocommit = True
+            try:
+                with self._db.cursor() as cursor:
+                    cursor.execute(query, args or None)
+                    return cursor.fetchall() if cursor.description else []
+            except psycopg2.Error:
+                if attempt == 2 or not self._db.closed:
+                    raise
+        return []
 
     def sink(self, **more):
         sink = HttpSink(**more)

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""deploy/OPTIONS.md is what `txmsgd --print-options` prints, so that every option is documented. `--fix` writes it.
+"""services/txmsgd/OPTIONS.md is what `txmsgd --print-options` prints, so that every option is documented. `--fix` writes it.
 The build directory is $TXMSG_BUILD, by default `build`."""
 
 import os
@@ -9,7 +9,7 @@ import sys
 
 import tree
 
-PAGE = "deploy/OPTIONS.md"
+PAGE = "services/txmsgd/OPTIONS.md"
 
 
 def main():

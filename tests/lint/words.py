@@ -31,7 +31,7 @@ def main():
         rules = dict(EVERYWHERE)
         if name.suffix in (".c", ".h"):
             rules.update(IN_C)
-        if name.parts[0] == "tests" and name.suffix in (".c", ".h", ".py"):
+        if name.parts[0] == "tests" and (name.suffix == ".py" or name.parts[1] == "unit"):
             rules.update(IN_TESTS)
         for pattern, what in rules.items():
             for match in re.finditer(pattern, body, re.M):
