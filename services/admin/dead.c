@@ -12,7 +12,7 @@ struct dead {
     const char *actor, *reason, *name;
     int64_t count;
     Txmsg__V1__DeadLetter **sample;
-    size_t sample_n;
+    size_t sample_n, asked; /* asked: keys looked up for the sample */
 };
 
 /* Splits a name in the arena; 0 or -EINVAL. */
@@ -75,18 +75,18 @@ static Txmsg__V1__DeadLetter *letter_of(struct arena *a, const struct view_dead 
     o->n = (uint32_t)d->n;
     o->producer = copy(a, bytes_str(d->producer));
     o->message = message_of(a, &d->msg, body);
-    o->body_size = (int64_t)d->msg.body.n;
+    o->body_size = d->body_size;
     o->last_error = copy(a, bytes_str(d->error));
     o->attempts = d->attempts;
     o->dead_time = admin_time(a, d->at_us);
     return o->name && o->subscription && o->transaction_id && o->producer && o->message && o->last_error ? o : NULL;
 }
 
-/* "<at_us>/<tx>.<n>" of the last row. */
+/* "<at_us>/<tx>.<n>.<sub>" of the last row. */
 static char *page_token(struct arena *a, const struct view_dead *last) {
     char id[UUID_TEXT];
     uuid_format(&last->tx, id);
-    return arena_printf(a, "%lld/%s.%d", (long long)last->at_us, id, last->n);
+    return arena_printf(a, "%lld/%s.%d.%d", (long long)last->at_us, id, last->n, last->sub);
 }
 
 static int parse_token(const char *token, struct view_dead_filter *f) {
@@ -94,7 +94,12 @@ static int parse_token(const char *token, struct view_dead_filter *f) {
     f->before_at_us = strtoll(token, &end, 10);
     if (f->before_at_us <= 0 || *end != '/' || strlen(end) < UUID_TEXT + 1 || end[UUID_TEXT] != '.')
         return -EINVAL;
-    f->before_n = (int16_t)strtol(end + UUID_TEXT + 1, NULL, 10);
+    char *dot, *last;
+    long n = strtol(end + UUID_TEXT + 1, &dot, 10), sub = *dot == '.' ? strtol(dot + 1, &last, 10) : -1;
+    if (n < 0 || n >= LIMIT_MESSAGES_HARD || sub < 0 || sub > INT32_MAX || *last)
+        return -EINVAL;
+    f->before_n = (int16_t)n;
+    f->before_sub = (int32_t)sub;
     return uuid_parse(bytes_of(end + 1, UUID_TEXT - 1), &f->before_tx);
 }
 
@@ -240,10 +245,36 @@ static void on_sample(void *arg, int code, const struct view_dead *d, size_t n) 
     redrive(j);
 }
 
+static void sample_named(struct dead *j);
+
+/* By names the sample is the first few that exist, asked one by one. */
+static void on_named(void *arg, int code, const struct view_dead *d, size_t n) {
+    struct dead *j = arg;
+    struct arena *a = rpc_call_arena(j->job.call);
+    if (code == 0 && n && j->sample) {
+        Txmsg__V1__DeadLetter *o = letter_of(a, &d[0], false);
+        if (o)
+            j->sample[j->sample_n++] = o;
+    }
+    j->asked++;
+    sample_named(j);
+}
+
+static void sample_named(struct dead *j) {
+    while (j->asked < MIN(j->keys_n, (size_t)SAMPLE)) {
+        const struct dead_key *k = &j->keys[j->asked];
+        if (view_dead_get(job_conn(&j->job), k->subscription, &k->tx, k->n, on_named, j) == 0)
+            return;
+        j->asked++;
+    }
+    redrive(j);
+}
+
 static void run_redrive(struct job *job) {
     struct dead *j = CONTAINER_OF(job, struct dead, job);
     if (j->keys_n) {
-        redrive(j);
+        j->sample = arena_alloc(rpc_call_arena(job->call), SAMPLE * sizeof(Txmsg__V1__DeadLetter *));
+        sample_named(j);
         return;
     }
     j->filter.limit = SAMPLE;

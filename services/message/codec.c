@@ -9,6 +9,16 @@ int codec_refuse(struct arena *a, struct rpc_error *err, int code, const char *r
     return 1;
 }
 
+void codec_meta(struct rpc_error *err, const char *key, const char *value) {
+    size_t i = 0;
+    while (i + 1 < ARRAY_LEN(err->meta) && err->meta[i])
+        i += 2;
+    if (!value || i + 1 >= ARRAY_LEN(err->meta))
+        return;
+    err->meta[i] = key;
+    err->meta[i + 1] = value;
+}
+
 int codec_violation(struct arena *a, struct rpc_error *err, const struct violation *v) {
     const char *field = arena_strndup(a, v->field, strlen(v->field));
     const char *why = arena_strndup(a, v->description, strlen(v->description));
@@ -55,8 +65,10 @@ static int check_names(const struct topology *t, const struct codec_content_in *
     for (size_t i = 0; i < in->messages_n; i++)
         if (!topology_topic(t, m[i].topic)) {
             const char *why = arena_printf(a, "topic \"%s\" does not exist", (const char *)m[i].topic.p);
-            return codec_refuse(a, err, RPC_NOT_FOUND, "TOPIC_NOT_FOUND", arena_printf(a, "messages[%zu].topic", i),
+            (void)!codec_refuse(a, err, RPC_NOT_FOUND, "TOPIC_NOT_FOUND", arena_printf(a, "messages[%zu].topic", i),
                                 why ? why : "no such topic");
+            codec_meta(err, "name", (const char *)m[i].topic.p);
+            return 1;
         }
     return 0;
 }
@@ -69,7 +81,9 @@ int codec_content(const struct limits *l, const struct topology *t, const struct
     const struct producer_conf *p = topology_producer(t, bytes_str(in->producer));
     if (!p) {
         const char *why = arena_printf(a, "producer \"%s\" does not exist", in->producer);
-        return codec_refuse(a, err, RPC_NOT_FOUND, "PRODUCER_NOT_FOUND", "producer", why ? why : "no such producer");
+        (void)!codec_refuse(a, err, RPC_NOT_FOUND, "PRODUCER_NOT_FOUND", "producer", why ? why : "no such producer");
+        codec_meta(err, "name", in->producer);
+        return 1;
     }
     if (validate_text("business_key", text(in->business_key), LIMIT_BUSINESS_KEY, &v))
         return codec_violation(a, err, &v);
@@ -176,7 +190,7 @@ static int put_message(struct arena *a, const struct view_message *m, Txmsg__V1_
     if (!b->topic || !b->content_type || !b->key.data || (m->msg.body.n && !b->body.data) || put_headers(a, &m->msg, b) < 0)
         return -ENOMEM;
     out->n = (uint32_t)m->n;
-    out->body_size = (int64_t)m->msg.body.n;
+    out->body_size = m->body_size;
     out->message = b;
     return 0;
 }
@@ -256,7 +270,8 @@ Txmsg__V1__Transaction *codec_transaction(struct arena *a, const struct view_tx 
     o->decision_time = codec_timestamp(a, t->decision_us);
     o->actor = copy(a, t->actor);
     o->reason = copy(a, t->reason);
-    o->checks = check_summary(a, t);
-    bool ok = o->transaction_id && o->producer && o->business_key && o->actor && o->reason && o->checks;
+    bool asked = t->checks || t->next_check_us || t->state == TX_STUCK;
+    o->checks = asked ? check_summary(a, t) : NULL;
+    bool ok = o->transaction_id && o->producer && o->business_key && o->actor && o->reason && (o->checks || !asked);
     return ok && put_messages(a, t, o) == 0 ? o : NULL;
 }

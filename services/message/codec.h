@@ -11,6 +11,8 @@
 
 /* Sets *err (its strings in the arena) and returns 1 for "refused", so that a caller writes `return codec_refuse(...)`. */
 int codec_refuse(struct arena *a, struct rpc_error *err, int code, const char *reason, const char *field, const char *why) MUSTCHECK;
+/* Adds a pair to ErrorInfo's metadata; value NULL adds nothing. */
+void codec_meta(struct rpc_error *err, const char *key, const char *value);
 int codec_violation(struct arena *a, struct rpc_error *err, const struct violation *v) MUSTCHECK;
 
 /* What Prepare and Publish have in common. 0, 1 = refused and *err is set, -ENOMEM. */

@@ -9,9 +9,13 @@ static const char *or(const char *s, const char *fallback) {
     return s ? s : fallback;
 }
 
+static const char *origin_word(enum tx_origin o) {
+    return o == TX_ORIGIN_CHECK ? "CHECK" : o == TX_ORIGIN_ADMIN ? "ADMIN" : "RPC";
+}
+
 static int decided_otherwise(const struct lane_op *op, struct arena *a, struct rpc_error *err) {
     const char *stored = op->state == TX_CONFIRMED ? "COMMITTED" : "ROLLED_BACK";
-    const char *origin = op->decided_by == TX_ORIGIN_NONE ? "rpc" : tx_origin_name(op->decided_by);
+    const char *origin = origin_word(op->decided_by);
     *err = (struct rpc_error){
         .code = RPC_FAILED_PRECONDITION,
         .reason = "DECIDED_OTHERWISE",
@@ -26,7 +30,7 @@ static int decided_otherwise(const struct lane_op *op, struct arena *a, struct r
     return 1;
 }
 
-int outcome_error(const struct lane_op *op, struct arena *a, struct rpc_error *err) {
+static int explain(const struct lane_op *op, struct arena *a, struct rpc_error *err) {
     const char *why = op->why[0] ? arena_strndup(a, op->why, strlen(op->why)) : NULL;
     switch (op->outcome) {
     case OP_OK:
@@ -69,6 +73,15 @@ int outcome_error(const struct lane_op *op, struct arena *a, struct rpc_error *e
         return 1;
     }
     UNREACHABLE();
+}
+
+int outcome_error(const struct lane_op *op, struct arena *a, struct rpc_error *err) {
+    int r = explain(op, a, err);
+    char id[UUID_TEXT];
+    uuid_format(&op->id, id);
+    if (r)
+        codec_meta(err, "transaction_id", arena_strndup(a, id, strlen(id)));
+    return r;
 }
 
 Txmsg__V1__TransactionStatus *outcome_status(const struct lane_op *op, struct arena *a) {

@@ -13,6 +13,7 @@ struct query {
     struct uuid id;
     bool bodies;
     struct view_filter filter;
+    uint32_t filter_hash; /* of what a page token must agree with */
     const ProtobufCMessage *response; /* NULL = failed, err says why */
     struct rpc_error err;
 };
@@ -48,7 +49,10 @@ static void on_get(void *arg, int code, const struct view_tx *t) {
     if (code < 0) {
         unavailable(q);
     } else if (!t) {
+        char id[UUID_TEXT];
+        uuid_format(&q->id, id);
         (void)!codec_refuse(a, &q->err, RPC_NOT_FOUND, "TRANSACTION_NOT_FOUND", NULL, "no such transaction");
+        codec_meta(&q->err, "transaction_id", arena_strndup(a, id, strlen(id)));
     } else if (resp) {
         txmsg__v1__get_transaction_response__init(resp);
         resp->transaction = codec_transaction(a, t);
@@ -79,7 +83,7 @@ static void on_list(void *arg, int code, const struct view_tx *t, size_t n) {
         char id[UUID_TEXT] = "";
         if (n == (size_t)q->filter.limit)
             uuid_format(&t[n - 1].id, id);
-        resp->next_page_token = arena_strndup(a, id, strlen(id));
+        resp->next_page_token = *id ? arena_printf(a, "%s.%08x", id, q->filter_hash) : arena_strndup(a, "", 0);
         q->response = ok && resp->next_page_token ? &resp->base : NULL;
     }
     finish(q);
@@ -129,6 +133,23 @@ void query_get(struct rpc_call *call, void *user) {
     start(user, q);
 }
 
+/* Times are left out: their defaults move from page to page. */
+static uint32_t hash_filter(const Txmsg__V1__ListTransactionsRequest *in) {
+    uint64_t h = hash_bytes(in->producer, strlen(in->producer) + 1, (uint64_t)in->state);
+    h = hash_bytes(in->business_key, strlen(in->business_key) + 1, h);
+    h = hash_bytes(in->topic, strlen(in->topic) + 1, h);
+    return (uint32_t)(h ^ h >> 32);
+}
+
+/* "<last transaction_id>.<hash of the filters>" */
+static int parse_token(const char *token, struct query *q) {
+    char expected[16];
+    snprintf(expected, sizeof(expected), ".%08x", q->filter_hash);
+    if (strlen(token) != UUID_TEXT - 1 + strlen(expected) || strcmp(token + UUID_TEXT - 1, expected))
+        return -EINVAL;
+    return uuid_parse(bytes_of(token, UUID_TEXT - 1), &q->filter.before);
+}
+
 static int parse_filter(struct message_service *m, const Txmsg__V1__ListTransactionsRequest *in, struct arena *a, struct query *q) {
     struct view_filter *f = &q->filter;
     f->producer = *in->producer ? in->producer : NULL;
@@ -144,9 +165,11 @@ static int parse_filter(struct message_service *m, const Txmsg__V1__ListTransact
         return codec_refuse(a, &q->err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "business_key", "needs a producer");
     if (f->start_us < 0 || f->end_us < f->start_us)
         return codec_refuse(a, &q->err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "end_time", "lies before start_time");
+    q->filter_hash = hash_filter(in);
     f->has_before = *in->page_token != 0;
-    if (f->has_before && uuid_parse(bytes_str(in->page_token), &f->before) < 0)
-        return codec_refuse(a, &q->err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "page_token", "was not given by this service");
+    if (f->has_before && parse_token(in->page_token, q) < 0)
+        return codec_refuse(a, &q->err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "page_token",
+                            "was not given by this service for these filters");
     return 0;
 }
 

@@ -9,6 +9,8 @@
 
 #include "base/clock.h"
 
+enum { CHECK_AFTER_MIN_MS = 1000 };
+
 /* --- small things --- */
 
 void service_fail_memory(struct rpc_call *call) {
@@ -63,7 +65,10 @@ static int check_window(struct message_service *m, const struct uuid *id, struct
         return codec_refuse(a, err, RPC_UNAVAILABLE, "STORE_UNAVAILABLE", NULL, "no partition for the time of this id yet");
     }
     int r = codec_violation(a, err, &v);
+    char text[UUID_TEXT];
+    uuid_format(id, text);
     err->reason = "ID_TIME_OUT_OF_WINDOW";
+    codec_meta(err, "transaction_id", arena_strndup(a, text, strlen(text)));
     return r;
 }
 
@@ -101,8 +106,8 @@ static int content_op(struct message_service *m, struct rpc_call *call, const st
                                  .messages_n = in->messages_n,
                                  .messages = in->messages,
                                  .check_after_ms = duration_ms(in->check_after)};
-    if (in->check_after && c.check_after_ms == 0)
-        c.check_after_ms = 1; /* "at once", not "as the producer's policy says" */
+    if (in->check_after && c.check_after_ms < CHECK_AFTER_MIN_MS)
+        return codec_refuse(a, &i->err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "check_after", "is less than 1 s");
     pthread_rwlock_rdlock(&m->lock);
     struct topology *t = topology_ref(m->topology);
     pthread_rwlock_unlock(&m->lock);
@@ -126,8 +131,10 @@ static int publish_op(struct message_service *m, struct rpc_call *call, const Tx
     return content_op(m, call, &c, i);
 }
 
-static int not_found(struct arena *a, struct rpc_error *err) {
-    return codec_refuse(a, err, RPC_NOT_FOUND, "TRANSACTION_NOT_FOUND", NULL, "no such transaction within retention");
+static int not_found(struct arena *a, const char *id, struct rpc_error *err) {
+    (void)!codec_refuse(a, err, RPC_NOT_FOUND, "TRANSACTION_NOT_FOUND", NULL, "no such transaction within retention");
+    codec_meta(err, "transaction_id", id);
+    return 1;
 }
 
 static int confirm_op(struct message_service *m, struct rpc_call *call, const Txmsg__V1__ConfirmRequest *q, struct item *i) {
@@ -144,7 +151,7 @@ static int confirm_op(struct message_service *m, struct rpc_call *call, const Tx
     if (*q->producer && validate_name("producer", bytes_str(q->producer), &v))
         return codec_violation(a, &i->err, &v);
     i->op.producer = *q->producer ? bytes_str(q->producer) : BYTES_NULL;
-    return has_partition(m, &i->op.id) ? 0 : not_found(a, &i->err);
+    return has_partition(m, &i->op.id) ? 0 : not_found(a, q->transaction_id, &i->err);
 }
 
 static int cancel_op(struct message_service *m, struct rpc_call *call, const Txmsg__V1__CancelRequest *q, struct item *i) {
@@ -163,7 +170,7 @@ static int cancel_op(struct message_service *m, struct rpc_call *call, const Txm
     i->op.producer = *q->producer ? bytes_str(q->producer) : BYTES_NULL;
     i->op.reason = *q->reason ? bytes_str(q->reason) : BYTES_NULL;
     i->op.tombstone = *q->producer && check_window(m, &i->op.id, a, &outside) == 0;
-    return has_partition(m, &i->op.id) ? 0 : not_found(a, &i->err);
+    return has_partition(m, &i->op.id) ? 0 : not_found(a, q->transaction_id, &i->err);
 }
 
 /* --- requests --- */

@@ -213,7 +213,13 @@ static void call_arrived(struct tag *tag, bool ok) {
         return;
     }
     c->deadline_ns = deadline_ns(c->deadline, c->start_ns, t->server->options.deadline_max_ms);
-    if (c->deadline_ns <= c->start_ns)
+    if (atomic_load_explicit(&t->server->draining, memory_order_relaxed)) {
+        atomic_fetch_add(&t->server->refused, 1);
+        rpc_fail(c, &(struct rpc_error){.code = RPC_UNAVAILABLE,
+                                        .reason = "SHUTTING_DOWN",
+                                        .message = "this replica is stopping, nothing was stored; repeat at another",
+                                        .retry_after_ms = 200});
+    } else if (c->deadline_ns <= c->start_ns)
         rpc_fail(c, &(struct rpc_error){.code = RPC_DEADLINE_EXCEEDED,
                                         .reason = "DEADLINE_PASSED",
                                         .message = "the deadline had passed when the call was read"});

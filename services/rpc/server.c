@@ -41,7 +41,7 @@ enum {
     KEEPALIVE_MS = 60000,         /* we ping after so much silence, */
     KEEPALIVE_TIMEOUT_MS = 20000, /* and give a dead peer up after this */
     METHODS_MAX = 256,
-    REMIND_MS = 5000,
+    REMIND_MS = 5000, DRAIN_QUIET_MS = 50, DRAIN_ROUNDS = 20,
 };
 #define RECEIVE_DEFAULT (8ll << 20)
 
@@ -530,8 +530,27 @@ static void end_thread(struct rpc_thread *t) {
     ASSERT(t->live == 0 && t->streams_n == 0 && !atomic_load(&t->finished));
 }
 
+/*
+ * Calls that core has read but no slot has taken would end as CANCELLED once it shuts down, and their callers could not tell what
+ * happened. So they are taken and refused first, until none came for a while. Watchers hear the last health in the same time.
+ */
+static void drain_arrivals(struct rpc_server *s) {
+    const struct timespec pause = {.tv_nsec = DRAIN_QUIET_MS * (long)NS_PER_MS};
+    atomic_store(&s->draining, true);
+    for (int i = 0; i < DRAIN_ROUNDS; i++) {
+        unsigned before = atomic_load(&s->refused);
+        nanosleep(&pause, NULL);
+        if (atomic_load(&s->refused) == before)
+            return;
+    }
+}
+
 void rpc_server_stop(struct rpc_server *s, int64_t grace_ms) {
-    if (atomic_exchange(&s->stopping, true) || !s->lame)
+    if (atomic_load(&s->stopping) || !s->lame)
+        return;
+    if (atomic_load(&s->started))
+        drain_arrivals(s);
+    if (atomic_exchange(&s->stopping, true))
         return;
     ASSERT(!thread_current);
     atomic_fetch_add(&s->news, 1);

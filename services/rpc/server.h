@@ -67,7 +67,8 @@ struct rpc_server {
     grpc_channel *lame; /* of the wakers */
     int port;
 
-    atomic_bool started, serving, stopping;
+    atomic_bool started, serving, draining, stopping;
+    atomic_uint refused; /* calls that came while draining */
     atomic_uint news; /* counts changes of the last two: streams look at them again */
     atomic_bool down; /* core has ended every connection */
     struct tag shut_down;

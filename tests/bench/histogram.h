@@ -12,7 +12,7 @@ struct histogram {
 };
 /* Begins as all zeros. */
 void histogram_add(struct histogram *h, uint64_t ns);
-/* The duration in ns that `share` (0..1) of the values do not exceed: the end of its bucket, at most the maximum. 0 = empty. */
+/* The duration in ns that `share` (0..1) of the values do not exceed: the end of its bucket, at most the maximum. */
 uint64_t histogram_at(const struct histogram *h, double share);
 /* Prints {"p50": ..., "p90": ..., "p99": ..., "p99.9": ..., "max": ..., "mean": ...} in milliseconds on stdout. */
 void histogram_print_json(const struct histogram *h);

@@ -1,10 +1,10 @@
 /*
- * One thread, one completion queue. A caller is the tag of its one call; when the call ends the caller starts the next one
- * from its own memory. Core's objects are made per call, all else once.
+ * One thread, one completion queue. A caller is the tag of its one call; when the call ends the caller starts the next
+ * one from its own memory. Core's objects are made per call, all else once.
  *
  * Calls carry no deadline, since a timer per call is work that says nothing about the service. Instead the whole run is
- * watched: when no call has gone well for STALL_NS everything is cancelled. A caller whose call failed pauses until the next
- * tick, so that a service that is gone is not asked a million times.
+ * watched: when no call has gone well for STALL_NS everything is cancelled. A caller whose call failed pauses until the
+ * next tick, so that a service that is gone is not asked a million times.
  */
 #include "load.h"
 

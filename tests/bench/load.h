@@ -1,5 +1,5 @@
 /*
- * Closed-loop load: a fixed number of callers, each with one message under way; as soon as it is done the next one begins.
+ * Closed-loop load: a fixed number of callers, each with one message under way; when it is done the next one begins.
  * Runs on the calling thread, which is the one completion-queue thread.
  */
 #pragma once

@@ -21,11 +21,11 @@ struct request {
     size_t n;
     size_t first, stride, ids; /* where the texts of the ids stand */
 };
-/* The body is random bytes: what the store could compress would flatter it. -ENOMEM, -EINVAL (a name the store would refuse). */
+/* The body is random bytes: what the store could compress would flatter it. -ENOMEM, -EINVAL (not a name). */
 int request_init(struct request *r, enum request_kind kind, const struct request_options *o) MUSTCHECK;
 void request_deinit(struct request *r); /* zeros are allowed */
 /* One slice with these ids, as many as r->ids; the caller unrefs it. */
 grpc_slice request_pack(const struct request *r, const struct uuid *ids);
 
-/* Counts the errors of the items of a BatchResponse by code; others in *ok. Bytes that are not one count as INTERNAL. */
+/* Counts the errors of the items of a BatchResponse by code; others in *ok. What cannot be read counts as INTERNAL. */
 void request_batch_result(struct bytes response, size_t items, uint64_t errors[17], uint64_t *ok);

@@ -1,6 +1,7 @@
 /*
  * txmsg-bench: how many messages a second, and how long each takes. Options and the report; load.c does the work.
- * Exit code: 0 without errors, 1 if calls failed or nothing was measured (the report is printed all the same), 2 for usage.
+ * Exit code: 0 without errors, 1 if calls failed or nothing was measured (the report is printed all the same), 2 for
+ * usage.
  */
 #include "load.h"
 

@@ -1,15 +1,15 @@
 """What a message costs the database: at hundreds in flight its statements are shared by hundreds of messages."""
 
-import concurrent.futures
+import subprocess
 
 import pytest
-from harness.client import CONFIRMED, message, prepare_request, service_pb2
-from harness.ids import uuid7
+from harness import BUILD
 from harness.peers import HttpSink
 from servers.process import wait_until
 
+OPTIONS = {"check.poll": "250ms", "check.find_poll": "250ms", "forward.retry_poll": "200ms"} # the defaults
 IN_FLIGHT = 256
-MESSAGES = 6000
+MESSAGES = 20000
 
 
 @pytest.fixture(scope="module")
@@ -25,23 +25,19 @@ def statistics(site, world):
     return calls
 
 
-def rounds(client, topic, count):
-    """Prepare and Confirm of `count` transactions, 256 calls in flight."""
-    def one(_):
-        tx = uuid7()
-        client.messages.Prepare(prepare_request([message(topic, b"x" * 1024)], tx=tx), timeout=60)
-        answer = client.messages.Confirm(service_pb2.ConfirmRequest(transaction_id=tx), timeout=60)
-        assert answer.status.state == CONFIRMED
-
-    with concurrent.futures.ThreadPoolExecutor(IN_FLIGHT) as pool:
-        list(pool.map(one, range(count)))
+def load(world, topic, count):
+    """Prepare and Confirm of `count` transactions by the load tool, 256 calls in flight."""
+    done = subprocess.run([BUILD / "tests/bench/txmsg-bench", f"--server={world.txmsgd.grpc}", f"--callers={IN_FLIGHT}",
+                           "--channels=4", f"--count={count}", "--warmup=0", "--producer=shop", f"--topic={topic}"],
+                          capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_statements_per_delivered_message(world, client, statistics):
+def test_statements_per_delivered_message(world, statistics):
     topic = world.topic(nowhere={"discard": {}})
-    rounds(client, topic, 500)
+    load(world, topic, 1000)
     before, delivered_before = statistics(), delivered(world, topic)
-    rounds(client, topic, MESSAGES)
+    load(world, topic, MESSAGES)
     wait_until(lambda: delivered(world, topic) >= delivered_before + MESSAGES, 30, "all are delivered")
     after = statistics()
     spent = {query: calls - before.get(query, 0) for query, calls in after.items()}
@@ -61,11 +57,11 @@ def delivered(world, topic):
         WHERE l.sub_cnt[1] = (SELECT id FROM subscription WHERE name = %s)""", f"{topic}-nowhere")[0][0]
 
 
-def test_nothing_is_updated_or_deleted_per_message(world, client):
+def test_nothing_is_updated_or_deleted_per_message(world):
     """Append-only: on the normal path no row of the partitioned tables is ever changed."""
     sink = HttpSink()
     topic = world.topic(http=sink)
-    rounds(client, topic, 300)
+    load(world, topic, 300)
     sink.wait(300)
     sink.close()
 

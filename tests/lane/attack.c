@@ -198,8 +198,10 @@ static void on_opened(void *arg, int32_t lane) {
 static void on_committed(void *arg, int32_t lane, int32_t seq, int64_t at_us, const struct lane_confirmed *conf, uint32_t n) {
     struct seat *s = arg;
     UNUSED(at_us);
-    if (lane != s->number || seq <= s->last_seq)
+    if (lane != s->number || seq <= s->last_seq) {
+        printf("# lane %d seq %d after lane %d seq %d\n", lane, seq, s->number, s->last_seq);
         bad("entries heard out of order");
+    }
     s->last_seq = seq;
     for (uint32_t i = 0; i < n; i++)
         if (conf[i].content && !uuid_eq(&conf[i].content->id, &conf[i].tx))

@@ -129,7 +129,7 @@ static void check_order(const struct event *e, size_t n) {
 
 static void check_sql(PGconn *c, const char *what, const char *sql) {
     PGresult *r = PQexec(c, sql);
-    if (PQntuples(r) != 1 || strcmp(PQgetvalue(r, 0, 0), "0") != 0) {
+    if (PQntuples(r) != 1 || PQgetisnull(r, 0, 0) || strcmp(PQgetvalue(r, 0, 0), "0") != 0) {
         contradictions++;
         printf("# %s: %s\n", what, PQntuples(r) ? PQgetvalue(r, 0, 0) : PQerrorMessage(c));
     }
@@ -139,18 +139,19 @@ static void check_sql(PGconn *c, const char *what, const char *sql) {
 static void check_log(PGconn *c, int32_t rides) {
     char sql[300];
     check_sql(c, "transactions without all their messages",
-              "SELECT count(*) FROM message h WHERE n = 0 AND total > 0"
-              " AND total <> (SELECT count(*) FROM message m WHERE m.tx = h.tx)");
+              "SELECT count(*) FROM (SELECT FROM message GROUP BY tx HAVING min(n) <> 0"
+              " OR max(total) FILTER (WHERE n = 0) NOT IN (0, count(*))) x");
     check_sql(c, "decisions whose own entry does not list them, or others do",
-              "SELECT count(*) FROM decision d LEFT JOIN LATERAL (SELECT count(*) AS n, bool_and(g.lane = d.lane AND g.seq = d.seq)"
-              " AS own FROM (SELECT lane, seq, unnest(conf) AS tx FROM lane_log) g WHERE g.tx = d.tx) x ON true"
-              " WHERE d.verdict = 1 AND (x.n <> 1 OR NOT x.own)");
+              "WITH g AS (SELECT tx, count(*) AS n, min(lane) AS lane, min(seq) AS seq FROM lane_log, unnest(conf) tx GROUP BY tx)"
+              " SELECT count(*) FROM decision d LEFT JOIN g USING (tx)"
+              " WHERE d.verdict = 1 AND (g.n, g.lane, g.seq) IS DISTINCT FROM (1::bigint, d.lane, d.seq)");
     check_sql(c, "undecided transactions that no entry lists exactly once",
-              "SELECT count(*) FROM message h WHERE n = 0 AND total > 0 AND NOT EXISTS (SELECT FROM decision d WHERE d.tx = h.tx)"
-              " AND (SELECT count(*) FROM (SELECT unnest(prep) AS tx FROM lane_log) g WHERE g.tx = h.tx) <> 1");
+              "WITH g AS (SELECT tx, count(*) AS n FROM lane_log, unnest(prep) tx GROUP BY tx)"
+              " SELECT count(*) FROM message h LEFT JOIN decision d USING (tx) LEFT JOIN g USING (tx)"
+              " WHERE h.n = 0 AND h.total > 0 AND d.tx IS NULL AND g.n IS DISTINCT FROM 1");
     check_sql(c, "entries that list what is not stored",
-              "SELECT count(*) FROM (SELECT unnest(prep) AS tx FROM lane_log UNION ALL SELECT unnest(conf) FROM lane_log) g"
-              " WHERE NOT EXISTS (SELECT FROM message m WHERE m.tx = g.tx AND n = 0 AND total > 0)");
+              "WITH g AS (SELECT tx FROM lane_log, unnest(prep || conf) tx)"
+              " SELECT count(*) FROM g LEFT JOIN message m ON m.tx = g.tx AND m.n = 0 AND m.total > 0 WHERE m.tx IS NULL");
     check_sql(c, "counters against rows",
               "SELECT (ARRAY[(SELECT count(*) FILTER (WHERE total > 0) FROM message WHERE n = 0),"
               " (SELECT count(*) FROM decision WHERE verdict = 1),"
