@@ -143,8 +143,9 @@ static int cmd_dead_show(struct ctl *c) {
     if (code != CTL_OK || !r)
         return code;
     const Txmsg__V1__DeadLetter *d = ((const Txmsg__V1__GetDeadLetterResponse *)r)->dead_letter;
-    printf("name           %s\ntopic          %s\nproducer       %s\ndied           %s\nattempts       %d\nlast error     %s\n", d->name,
-           d->message->topic, d->producer, ctl_time(c, d->dead_time), d->attempts, ctl_text(c, d->last_error));
+    printf("name           %s\ntopic          %s\nproducer       %s\ndied           %s\nattempts       %d\nlast error  "
+           "   %s\n",
+           d->name, d->message->topic, d->producer, ctl_time(c, d->dead_time), d->attempts, ctl_text(c, d->last_error));
     for (size_t i = 0; i < d->message->n_headers; i++)
         printf("header         %s: %s\n", d->message->headers[i]->key, ctl_text(c, d->message->headers[i]->value));
     printf("body           %lld bytes\n", (long long)d->body_size);
@@ -168,7 +169,8 @@ static int cmd_dead_redrive(struct ctl *c) {
     q.force = args_has(&c->args, "--force");
     q.reason = opt(c, "--reason");
     q.actor = actor(c);
-    int code = ctl_call(c, SERVICE "RedriveDeadLetters", &q.base, &txmsg__v1__redrive_dead_letters_response__descriptor, &r);
+    int code =
+        ctl_call(c, SERVICE "RedriveDeadLetters", &q.base, &txmsg__v1__redrive_dead_letters_response__descriptor, &r);
     if (code != CTL_OK || !r)
         return code;
     const Txmsg__V1__RedriveDeadLettersResponse *resp = (const Txmsg__V1__RedriveDeadLettersResponse *)r;
@@ -203,7 +205,8 @@ static int cmd_stuck_list(struct ctl *c) {
     for (size_t i = 0; i < resp->n_stuck; i++) {
         const Txmsg__V1__Transaction *x = resp->stuck[i]->transaction;
         table_row(&t, 6, x->transaction_id, x->producer, *x->business_key ? ctl_text(c, x->business_key) : "-",
-                  ctl_time(c, x->prepare_time), mem_must(arena_printf(&c->arena, "%d", x->checks ? x->checks->unknowns : 0)),
+                  ctl_time(c, x->prepare_time),
+                  mem_must(arena_printf(&c->arena, "%d", x->checks ? x->checks->unknowns : 0)),
                   x->checks && *x->checks->last_error ? ctl_text(c, x->checks->last_error) : "-");
     }
     table_print(&t);
@@ -231,7 +234,8 @@ static int cmd_stuck_resolve(struct ctl *c) {
     int code = ctl_call(c, SERVICE "ResolveStuck", &q.base, &txmsg__v1__resolve_stuck_response__descriptor, &r);
     if (code == CTL_OK && r) {
         const Txmsg__V1__TransactionStatus *s = ((const Txmsg__V1__ResolveStuckResponse *)r)->status;
-        printf("%s %s by %s\n", s->transaction_id, ctl_enum(c, &txmsg__v1__transaction_state__descriptor, (int)s->state),
+        printf("%s %s by %s\n", s->transaction_id,
+               ctl_enum(c, &txmsg__v1__transaction_state__descriptor, (int)s->state),
                ctl_enum(c, &txmsg__v1__decision_origin__descriptor, (int)s->origin));
     }
     return code;

@@ -8,7 +8,8 @@ static const struct ctl_option *find(const struct ctl_option *o, const char *nam
     return NULL;
 }
 
-int args_parse(int n, char **argv, const struct ctl_option *global, const struct ctl_option *own, struct ctl_args *ret) {
+int args_parse(int n, char **argv, const struct ctl_option *global, const struct ctl_option *own,
+               struct ctl_args *ret) {
     *ret = (struct ctl_args){0};
     bool ended = false;
     for (int i = 0; i < n; i++) {

@@ -10,7 +10,15 @@
 #include "rpc/client.h"
 #include "rpc/jsonpb.h"
 
-enum { CTL_OK = 0, CTL_REFUSED = 1, CTL_USAGE = 2, CTL_UNREACHABLE = 3, CTL_UNKNOWN = 4, CTL_OPTIONS_MAX = 64, CTL_WORDS_MAX = 1024 };
+enum {
+    CTL_OK = 0,
+    CTL_REFUSED = 1,
+    CTL_USAGE = 2,
+    CTL_UNREACHABLE = 3,
+    CTL_UNKNOWN = 4,
+    CTL_OPTIONS_MAX = 64,
+    CTL_WORDS_MAX = 1024
+};
 
 /* --- args.c --- */
 
@@ -29,8 +37,10 @@ struct ctl_args {
     int words_n;
 };
 /* Parses argv[0..n) by the tables (ended by name NULL; either may be NULL). 0, or -EINVAL after printing what is wrong. */
-int args_parse(int n, char **argv, const struct ctl_option *global, const struct ctl_option *own, struct ctl_args *ret) MUSTCHECK;
-const char *args_get(const struct ctl_args *a, const char *name); /* the last value; "" for a switch; NULL = not given */
+int args_parse(int n, char **argv, const struct ctl_option *global, const struct ctl_option *own, struct ctl_args *ret)
+    MUSTCHECK;
+const char *args_get(const struct ctl_args *a,
+                     const char *name); /* the last value; "" for a switch; NULL = not given */
 bool args_has(const struct ctl_args *a, const char *name);
 
 /* --- output.c --- */
@@ -57,8 +67,8 @@ void table_print(struct table *t);                 /* and frees */
  * Calls and handles every failure: prints it and returns its exit code. CTL_OK: *ret is the response (in the arena), already printed
  * if --json was given (then *ret is NULL and there is nothing left to do).
  */
-int ctl_call(struct ctl *c, const char *method, const ProtobufCMessage *request, const ProtobufCMessageDescriptor *response,
-             const ProtobufCMessage **ret) MUSTCHECK;
+int ctl_call(struct ctl *c, const char *method, const ProtobufCMessage *request,
+             const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) MUSTCHECK;
 int ctl_usage(const char *fmt, ...) PRINTF_LIKE(1, 2); /* prints and returns CTL_USAGE */
 void ctl_print_json(const ProtobufCMessage *m);
 /* "2026-01-02 03:04:05.678" or "-". */

@@ -65,8 +65,8 @@ static const struct ctl_command *find_command(int argc, char **argv, int *words)
                     a.words[a.words_n++] = argv[i];
                 } else if (!strcmp(argv[i], "--server") || !strcmp(argv[i], "--timeout")) {
                     i++;
-                } else if (strncmp(argv[i], "--server=", 9) && strncmp(argv[i], "--timeout=", 10) && strcmp(argv[i], "--json") &&
-                           strcmp(argv[i], "--help")) {
+                } else if (strncmp(argv[i], "--server=", 9) && strncmp(argv[i], "--timeout=", 10) &&
+                           strcmp(argv[i], "--json") && strcmp(argv[i], "--help")) {
                     break;
                 }
             }

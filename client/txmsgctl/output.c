@@ -67,8 +67,10 @@ void ctl_print_json(const ProtobufCMessage *m) {
 static int exit_code(const struct rpc_result *r) {
     if (r->code != RPC_UNAVAILABLE && r->code != RPC_DEADLINE_EXCEEDED)
         return CTL_REFUSED;
-    if (!r->reason || !strcmp(r->reason, "STORE_UNAVAILABLE") || !strcmp(r->reason, "SHUTTING_DOWN"))
-        return r->code == RPC_DEADLINE_EXCEEDED ? CTL_UNKNOWN : CTL_UNREACHABLE;
+    if (!r->reason) /* gRPC's own words: never connected, or cut in the middle of a call */
+        return r->message && !strncmp(r->message, "failed to connect", 17) ? CTL_UNREACHABLE : CTL_UNKNOWN;
+    if (!strcmp(r->reason, "STORE_UNAVAILABLE") || !strcmp(r->reason, "SHUTTING_DOWN"))
+        return CTL_UNREACHABLE;
     return !strcmp(r->reason, "OUTCOME_UNKNOWN") ? CTL_UNKNOWN : CTL_REFUSED;
 }
 
@@ -93,8 +95,8 @@ static int connect_once(struct ctl *c) {
     return CTL_UNREACHABLE;
 }
 
-int ctl_call(struct ctl *c, const char *method, const ProtobufCMessage *request, const ProtobufCMessageDescriptor *response,
-             const ProtobufCMessage **ret) {
+int ctl_call(struct ctl *c, const char *method, const ProtobufCMessage *request,
+             const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) {
     struct rpc_result r = {0};
     int code = connect_once(c);
     if (code != CTL_OK)
@@ -108,7 +110,8 @@ int ctl_call(struct ctl *c, const char *method, const ProtobufCMessage *request,
     if (r.code != RPC_OK) {
         if (c->json)
             print_json_error(&r);
-        fprintf(stderr, "%s %s: %s\n", rpc_code_name(r.code), r.reason ? r.reason : "-", r.message ? ctl_text(c, r.message) : "");
+        fprintf(stderr, "%s %s: %s\n", rpc_code_name(r.code), r.reason ? r.reason : "-",
+                r.message ? ctl_text(c, r.message) : "");
         return exit_code(&r);
     }
     if (c->json)

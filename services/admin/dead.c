@@ -46,7 +46,8 @@ static Txmsg__V1__Message *message_of(struct arena *a, const struct msg *m, bool
     if (body && m->body.p)
         o->body = (ProtobufCBinaryData){.data = (uint8_t *)copy(a, m->body), .len = m->body.n};
     o->headers = m->headers_n ? arena_alloc(a, m->headers_n * sizeof(*o->headers)) : NULL;
-    if (!o->topic || !o->content_type || !o->key.data || (o->body.len && !o->body.data) || (m->headers_n && !o->headers))
+    if (!o->topic || !o->content_type || !o->key.data || (o->body.len && !o->body.data) ||
+        (m->headers_n && !o->headers))
         return NULL;
     for (uint32_t i = 0; i < m->headers_n; i++) {
         Txmsg__V1__Message__HeadersEntry *h = arena_alloc(a, sizeof(*h));
@@ -221,7 +222,8 @@ static void on_count(void *arg, int code, int64_t count) {
 }
 
 static void redrive(struct dead *j) {
-    if (view_dead_redrive(job_conn(&j->job), &j->filter, j->keys, j->keys_n, !j->force, j->actor, j->reason, on_count, j) < 0) {
+    if (view_dead_redrive(job_conn(&j->job), &j->filter, j->keys, j->keys_n, !j->force, j->actor, j->reason, on_count,
+                          j) < 0) {
         job_unavailable(&j->job);
         job_done(&j->job);
     }
@@ -285,7 +287,8 @@ static void run_redrive(struct job *job) {
 }
 
 void admin_redrive(struct rpc_call *call, void *service) {
-    const Txmsg__V1__RedriveDeadLettersRequest *q = (const Txmsg__V1__RedriveDeadLettersRequest *)rpc_call_request(call);
+    const Txmsg__V1__RedriveDeadLettersRequest *q =
+        (const Txmsg__V1__RedriveDeadLettersRequest *)rpc_call_request(call);
     struct arena *a = rpc_call_arena(call);
     struct dead *j = job_new(call, service, sizeof(*j), run_redrive);
     if (!j || !set_filter(call, q->filter, &j->filter))

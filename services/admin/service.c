@@ -13,16 +13,18 @@ static void reply(struct rpc_call *call, void *arg) {
 
 void job_done(struct job *j) {
     if (!j->response && !j->err.code)
-        j->err = (struct rpc_error){.code = RPC_RESOURCE_EXHAUSTED, .reason = "RESPONSE_TOO_LARGE",
+        j->err = (struct rpc_error){.code = RPC_RESOURCE_EXHAUSTED,
+                                    .reason = "RESPONSE_TOO_LARGE",
                                     .message = "the answer does not fit into this call's memory; ask for less"};
     struct rpc_server *rpc = j->service->rpc;
     rpc_call_finish(j->call, reply, j);
     rpc_wake(rpc);
 }
 
-static void set_error(struct arena *a, struct rpc_error *err, int code, const char *reason, const char *field, const char *why) {
-    *err = (struct rpc_error){.code = code, .reason = reason, .message = why, .field = field,
-                              .field_description = field ? why : NULL};
+static void set_error(struct arena *a, struct rpc_error *err, int code, const char *reason, const char *field,
+                      const char *why) {
+    *err = (struct rpc_error){
+        .code = code, .reason = reason, .message = why, .field = field, .field_description = field ? why : NULL};
     const char *both = field ? arena_printf(a, "%s: %s", field, why) : NULL;
     if (both)
         err->message = both;
@@ -61,7 +63,9 @@ void *job_new(struct rpc_call *call, struct admin_service *s, size_t size, void 
 void job_start(struct job *j) {
     if (mailbox_send(j->service->jobs, &j->link) == 0)
         return;
-    const struct rpc_error err = {.code = RPC_RESOURCE_EXHAUSTED, .reason = "OVERLOADED", .retry_after_ms = 500,
+    const struct rpc_error err = {.code = RPC_RESOURCE_EXHAUSTED,
+                                  .reason = "OVERLOADED",
+                                  .retry_after_ms = 500,
                                   .message = "too many admin calls are waiting"};
     rpc_fail(j->call, &err);
 }
@@ -109,8 +113,9 @@ int admin_service_new(struct store *s, void (*applied)(void *arg), void *arg, st
         return -ENOMEM;
     *a = (struct admin_service){.store = s, .applied = applied, .arg = arg};
     const struct rpc_method methods[] = {
-#define METHOD(name, request, handler) \
-    {"/txmsg.v1.AdminService/" name, &txmsg__v1__##request##_request__descriptor, &txmsg__v1__##request##_response__descriptor, handler, a}
+#define METHOD(name, request, handler)                                                                                 \
+    {"/txmsg.v1.AdminService/" name, &txmsg__v1__##request##_request__descriptor,                                      \
+     &txmsg__v1__##request##_response__descriptor, handler, a}
         METHOD("ApplyTopology", apply_topology, admin_apply),
         METHOD("ExportTopology", export_topology, admin_export),
         METHOD("ListDeadLetters", list_dead_letters, admin_list_dead),

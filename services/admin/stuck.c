@@ -108,7 +108,8 @@ static void audit(struct stuck *j) {
     pg_param_text(&p, j->kind == OP_CONFIRM ? "stuck.resolve COMMITTED" : "stuck.resolve ROLLED_BACK");
     pg_param_text(&p, id);
     pg_param_text(&p, j->reason);
-    if (pg_query_sql(job_conn(&j->job), "INSERT INTO audit (actor, act, object, reason) VALUES ($1::text, $2::text, $3::text, $4::text)",
+    if (pg_query_sql(job_conn(&j->job),
+                     "INSERT INTO audit (actor, act, object, reason) VALUES ($1::text, $2::text, $3::text, $4::text)",
                      &p, ignore, NULL) < 0)
         LOG_WARN("admin", "an audit row was not written: the store is away");
 }
@@ -159,7 +160,8 @@ static void on_state(void *arg, int code, const struct view_tx *t) {
     } else if (!t) {
         job_refuse(&j->job, RPC_NOT_FOUND, "TRANSACTION_NOT_FOUND", NULL, "no such transaction");
     } else if (t->state == TX_PREPARED) {
-        job_refuse(&j->job, RPC_FAILED_PRECONDITION, "NOT_STUCK", NULL, "the transaction is not STUCK: its producer is still being asked");
+        job_refuse(&j->job, RPC_FAILED_PRECONDITION, "NOT_STUCK", NULL,
+                   "the transaction is not STUCK: its producer is still being asked");
     } else {
         j->op = (struct lane_op){.kind = j->kind,
                                  .origin = TX_ORIGIN_ADMIN,
@@ -200,7 +202,8 @@ void admin_resolve(struct rpc_call *call, void *service) {
         return;
     }
     if (q->n_bodies) {
-        call_refuse(call, RPC_INVALID_ARGUMENT, "BODIES_MISMATCH", "bodies", "no message of this transaction was declared body_later");
+        call_refuse(call, RPC_INVALID_ARGUMENT, "BODIES_MISMATCH", "bodies",
+                    "no message of this transaction was declared body_later");
         return;
     }
     if (!*q->reason || validate_text("reason", bytes_str(q->reason), LIMIT_REASON, &v)) {

@@ -21,7 +21,8 @@ struct apply {
 static const char *const not_spec[] = {"name", "start_from", "state", "create_time"};
 
 /* 0, -ENOMEM. */
-static int object_of(struct arena *a, enum topo_kind kind, const char *name, const ProtobufCMessage *m, struct topo_object *out) {
+static int object_of(struct arena *a, enum topo_kind kind, const char *name, const ProtobufCMessage *m,
+                     struct topo_object *out) {
     CLEANUP_JSON json_t *j = jsonpb_print(m);
     struct buf text CLEANUP_BUF;
     buf_init(&text, SPEC_BYTES_MAX);
@@ -39,7 +40,8 @@ static int object_of(struct arena *a, enum topo_kind kind, const char *name, con
     return 0;
 }
 
-static void on_applied(void *arg, int code, const char *why, const struct topo_change *changes, size_t n, int64_t epoch) {
+static void on_applied(void *arg, int code, const char *why, const struct topo_change *changes, size_t n,
+                       int64_t epoch) {
     struct apply *j = arg;
     struct arena *a = rpc_call_arena(j->job.call);
     if (code == -EINVAL) {
@@ -102,7 +104,7 @@ static void mask(json_t *j, bool all) {
     const char *key;
     json_t *value;
     void *next;
-    json_object_foreach_safe(j, next, key, value) {
+    json_object_foreach_safe (j, next, key, value) {
         if (json_is_object(value)) {
             mask(value, !strcmp(key, "headers"));
         } else if ((all || !strcmp(key, "secret")) && json_is_string(value) && *json_string_value(value)) {
@@ -120,7 +122,7 @@ static void unmask(json_t *new, const json_t *stored, const json_t *shown) {
     const char *key;
     json_t *value;
     void *next;
-    json_object_foreach_safe(new, next, key, value) {
+    json_object_foreach_safe (new, next, key, value) {
         json_t *was = json_object_get(stored, key), *mask_of = json_object_get(shown, key);
         if (json_is_object(value) && json_is_object(was))
             unmask(value, was, mask_of);
@@ -143,7 +145,8 @@ static void on_current(void *arg, int code, const struct topo_object *stored, si
         for (size_t k = 0; strstr(o->spec, "***") && k < n; k++) {
             if (stored[k].kind != o->kind || strcmp(stored[k].name, o->name))
                 continue;
-            CLEANUP_JSON json_t *new = json_parse(bytes_str(o->spec), NULL), *was = json_parse(bytes_str(stored[k].spec), NULL);
+            CLEANUP_JSON json_t *new = json_parse(bytes_str(o->spec), NULL),
+                                *was = json_parse(bytes_str(stored[k].spec), NULL);
             struct buf text CLEANUP_BUF;
             buf_init(&text, SPEC_BYTES_MAX);
             CLEANUP_JSON json_t *shown = was ? json_deep_copy(was) : NULL;

@@ -10,7 +10,7 @@ struct bytes {
     const uint8_t *p;
     size_t n;
 };
-#define BYTES_NULL ((struct bytes){NULL, 0})
+#define BYTES_NULL   ((struct bytes){NULL, 0})
 #define BYTES_LIT(s) ((struct bytes){(const uint8_t *)(s), sizeof(s) - 1})
 
 static inline struct bytes bytes_of(const void *p, size_t n) {

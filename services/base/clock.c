@@ -3,10 +3,10 @@
  */
 #include "base/clock.h"
 
-#define US_PER_S 1000000ll
+#define US_PER_S  1000000ll
 #define S_PER_DAY 86400ll
-#define FIRST_S (-62167219200ll) /* 0000-01-01T00:00:00Z */
-#define LAST_S 253402300799ll    /* 9999-12-31T23:59:59Z */
+#define FIRST_S   (-62167219200ll) /* 0000-01-01T00:00:00Z */
+#define LAST_S    253402300799ll   /* 9999-12-31T23:59:59Z */
 
 static struct timespec now(clockid_t id) {
     struct timespec t;

@@ -4,7 +4,7 @@
 #include "base/err.h"
 
 #define NS_PER_MS 1000000ull
-#define NS_PER_S 1000000000ull
+#define NS_PER_S  1000000000ull
 
 uint64_t clock_mono_ns(void); /* CLOCK_MONOTONIC: deadlines, durations */
 uint64_t clock_boot_ns(void); /* CLOCK_BOOTTIME: liveness of others; goes on while suspended */

@@ -12,8 +12,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#define NAME_MAX_BYTES 128
-#define PREFIX "TXMSG_"
+#define NAME_MAX_BYTES  128
+#define PREFIX          "TXMSG_"
 #define CONFIG_FILE_MAX (1u << 20)
 #define SECRET_FILE_MAX (64u << 10)
 
@@ -292,7 +292,7 @@ static int apply_leaf(struct conf *c, const char *path, const char *name, const 
 static int apply_object(struct conf *c, const char *path, const char *prefix, json_t *object, struct errmsg *e) {
     const char *key;
     json_t *j;
-    json_object_foreach(object, key, j) {
+    json_object_foreach (object, key, j) {
         char name[NAME_MAX_BYTES];
         int n = snprintf(name, sizeof(name), "%s%s%s", prefix, *prefix ? "." : "", key);
         if (n < 0 || (size_t)n >= sizeof(name))

@@ -13,11 +13,11 @@ struct conf_option {
     /* "grpc.listen": YAML path, --grpc.listen=..., TXMSG_GRPC_LISTEN (and TXMSG_GRPC_LISTEN_FILE if secret) */
     const char *name;
     enum conf_type type;
-    const char *def;      /* text as a user would write it; NULL = no default (empty string, 0, false) */
-    int64_t min, max;     /* CONF_INT, CONF_DURATION_MS, CONF_SIZE: inclusive; max 0 = unbounded */
-    bool secret;          /* printed as *** */
-    const char *help;     /* one sentence */
-    size_t offset;        /* into the target struct: char *, int64_t or bool by type */
+    const char *def;  /* text as a user would write it; NULL = no default (empty string, 0, false) */
+    int64_t min, max; /* CONF_INT, CONF_DURATION_MS, CONF_SIZE: inclusive; max 0 = unbounded */
+    bool secret;      /* printed as *** */
+    const char *help; /* one sentence */
+    size_t offset;    /* into the target struct: char *, int64_t or bool by type */
 };
 
 /* Where a value came from, for `config show`. */

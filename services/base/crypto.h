@@ -3,7 +3,7 @@
 
 #include "base/bytes.h"
 
-struct sha256; /* an incremental digest */
+struct sha256;                             /* an incremental digest */
 struct sha256 *sha256_new(void) MUSTCHECK; /* NULL when out of memory; reusable through sha256_reset */
 void sha256_free(struct sha256 *s);
 void sha256_reset(struct sha256 *s);

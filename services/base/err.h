@@ -13,18 +13,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MUSTCHECK __attribute__((warn_unused_result))
+#define MUSTCHECK         __attribute__((warn_unused_result))
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
-#define UNUSED(x) ((void)(x))
-#define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#define UNUSED(x)         ((void)(x))
+#define ARRAY_LEN(a)      (sizeof(a) / sizeof((a)[0]))
+#define MIN(a, b)         ((a) < (b) ? (a) : (b))
+#define MAX(a, b)         ((a) > (b) ? (a) : (b))
 
 /* The struct of `type` whose member `member` stands at `ptr`. */
-#define CONTAINER_OF(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define CONTAINER_OF(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 /* Assertions stay on in production: a broken invariant must end the process before it can answer OK. */
-#define ASSERT(cond) ((cond) ? (void)0 : err_assert_failed(#cond, __FILE__, __LINE__, __func__))
+#define ASSERT(cond)  ((cond) ? (void)0 : err_assert_failed(#cond, __FILE__, __LINE__, __func__))
 #define UNREACHABLE() err_assert_failed("unreachable", __FILE__, __LINE__, __func__)
 
 _Noreturn void err_assert_failed(const char *cond, const char *file, int line, const char *func);

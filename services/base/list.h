@@ -50,7 +50,7 @@ static inline void list_splice_head(struct list *to, struct list *from) {
     list_splice_tail(to->next, from);
 }
 #define LIST_FOR(pos, l) for (struct list *pos = (l)->next; pos != (l); pos = pos->next)
-#define LIST_FOR_SAFE(pos, l) \
+#define LIST_FOR_SAFE(pos, l)                                                                                          \
     for (struct list *pos = (l)->next, *pos##_next = pos->next; pos != (l); pos = pos##_next, pos##_next = pos->next)
 #define LIST_ENTRY(ptr, type, member) CONTAINER_OF(ptr, type, member)
 

@@ -15,14 +15,14 @@ void log_set_level(enum log_level level);
 int log_level_parse(const char *s, enum log_level *ret) MUSTCHECK; /* "error" ..., -EINVAL */
 void log_write(enum log_level level, const char *room, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
-#define LOG_AT(level, room, ...)                                               \
-    do {                                                                       \
-        if ((int)(level) <= __atomic_load_n(&log_level_now, __ATOMIC_RELAXED)) \
-            log_write((level), (room), __VA_ARGS__);                           \
+#define LOG_AT(level, room, ...)                                                                                       \
+    do {                                                                                                               \
+        if ((int)(level) <= __atomic_load_n(&log_level_now, __ATOMIC_RELAXED))                                         \
+            log_write((level), (room), __VA_ARGS__);                                                                   \
     } while (0)
 #define LOG_ERROR(room, ...) LOG_AT(LOG_LEVEL_ERROR, room, __VA_ARGS__)
-#define LOG_WARN(room, ...) LOG_AT(LOG_LEVEL_WARN, room, __VA_ARGS__)
-#define LOG_INFO(room, ...) LOG_AT(LOG_LEVEL_INFO, room, __VA_ARGS__)
+#define LOG_WARN(room, ...)  LOG_AT(LOG_LEVEL_WARN, room, __VA_ARGS__)
+#define LOG_INFO(room, ...)  LOG_AT(LOG_LEVEL_INFO, room, __VA_ARGS__)
 #define LOG_DEBUG(room, ...) LOG_AT(LOG_LEVEL_DEBUG, room, __VA_ARGS__)
 
 /* For reports that can come in floods: true at most once per `period_ns`, `suppressed` counts the rest. @thread any */

@@ -8,9 +8,9 @@
 
 #include "base/err.h"
 
-void *mem_alloc(size_t n) MUSTCHECK;             /* NULL when out of memory; n = 0 gives a unique pointer */
-void *mem_zalloc(size_t n) MUSTCHECK;            /* zeroed */
-void *mem_realloc(void *p, size_t n) MUSTCHECK;  /* p stays valid on failure */
+void *mem_alloc(size_t n) MUSTCHECK;                   /* NULL when out of memory; n = 0 gives a unique pointer */
+void *mem_zalloc(size_t n) MUSTCHECK;                  /* zeroed */
+void *mem_realloc(void *p, size_t n) MUSTCHECK;        /* p stays valid on failure */
 void *mem_calloc(size_t count, size_t size) MUSTCHECK; /* zeroed, overflow checked */
 char *mem_strdup(const char *s) MUSTCHECK;
 char *mem_strndup(const char *s, size_t n) MUSTCHECK;
@@ -28,17 +28,17 @@ static inline void mem_cleanup(void *pp) {
     mem_free(*(void **)pp);
 }
 #define CLEANUP_FREE __attribute__((cleanup(mem_cleanup)))
-#define CLEANUP(fn) __attribute__((cleanup(fn)))
+#define CLEANUP(fn)  __attribute__((cleanup(fn)))
 /* Moves a pointer out of a cleanup variable. */
-#define TAKE(p)                  \
-    ({                           \
-        __typeof__(p) take_ = p; \
-        (p) = NULL;              \
-        take_;                   \
+#define TAKE(p)                                                                                                        \
+    ({                                                                                                                 \
+        __typeof__(p) take_ = p;                                                                                       \
+        (p) = NULL;                                                                                                    \
+        take_;                                                                                                         \
     })
 /* Defines `name##_cleanup(T *)` for CLEANUP(), T being a pointer type; `fn` must accept NULL. */
-#define DEFINE_CLEANUP(T, name, fn)                \
-    static inline void name##_cleanup(T *pp) {     \
-        fn(*pp);                                   \
-    }                                              \
+#define DEFINE_CLEANUP(T, name, fn)                                                                                    \
+    static inline void name##_cleanup(T *pp) {                                                                         \
+        fn(*pp);                                                                                                       \
+    }                                                                                                                  \
     struct name##_cleanup_semicolon_

@@ -13,9 +13,9 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define LABELS_MAX 8
-#define VALUE_MAX 128 /* bytes of a label value, longer ones are cut */
-#define BUCKETS 24    /* and one for everything above */
+#define LABELS_MAX     8
+#define VALUE_MAX      128 /* bytes of a label value, longer ones are cut */
+#define BUCKETS        24  /* and one for everything above */
 #define SERIES_DEFAULT 100
 
 struct metric {

@@ -126,7 +126,7 @@ static int read_fraction(const char **ps, int64_t *ret_num, int64_t *ret_den) {
 }
 
 int text_duration_ms(const char *s, int64_t *ret_ms) {
-    static const struct unit units[] = {{"", 1000},     {"ms", 1},       {"s", 1000},     {"m", 60000},
+    static const struct unit units[] = {{"", 1000},     {"ms", 1},       {"s", 1000}, {"m", 60000},
                                         {"h", 3600000}, {"d", 86400000}, {NULL, 0}};
     int64_t whole, num, den, ms;
     int over = read_whole(&s, &whole);
@@ -143,7 +143,7 @@ int text_duration_ms(const char *s, int64_t *ret_ms) {
 }
 
 int text_size(const char *s, int64_t *ret_bytes) {
-    static const struct unit units[] = {{"", 1},          {"B", 1},          {"KiB", 1 << 10}, {"MiB", 1 << 20},
+    static const struct unit units[] = {{"", 1},          {"B", 1},           {"KiB", 1 << 10}, {"MiB", 1 << 20},
                                         {"GiB", 1 << 30}, {"TiB", 1ll << 40}, {NULL, 0}};
     int64_t whole, n;
     int over = read_whole(&s, &whole);

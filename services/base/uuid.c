@@ -6,7 +6,7 @@
 
 #include "base/crypto.h"
 
-#define POOL 4096
+#define POOL   4096
 #define MS_MAX ((1ll << 48) - 1)
 
 bool uuid_eq(const struct uuid *a, const struct uuid *b) {

@@ -86,7 +86,7 @@ static void on_contents(void *arg, int code, struct tx_content *const *contents,
 static void pick(struct asker *a, struct read_call *call) {
     size_t max = a->careful ? 1 : READ_MAX;
 
-    LIST_FOR_SAFE(e, &a->waiting) {
+    LIST_FOR_SAFE (e, &a->waiting) {
         struct check *c = LIST_ENTRY(e, struct check, link);
         if (call->n == max)
             break;
@@ -184,7 +184,7 @@ static void round_begin(struct asker *a) {
 static void on_collect(void *arg, struct lane_batch *b) {
     struct asker *a = arg;
 
-    LIST_FOR_SAFE(e, &a->ending) {
+    LIST_FOR_SAFE (e, &a->ending) {
         struct check *c = LIST_ENTRY(e, struct check, link);
         if (lane_add_check_finish(b, &c->finish) != 0) /* full: the next batch */
             break;

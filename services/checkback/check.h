@@ -65,8 +65,8 @@ struct check {
 };
 
 /* Goes to `waiting` and takes a slot. NULL = out of memory. */
-struct check *check_new(struct asker *a, struct producer *of, const struct check_claim *claim,
-                        uint64_t lease_ns) MUSTCHECK;
+struct check *check_new(struct asker *a, struct producer *of, const struct check_claim *claim, uint64_t lease_ns)
+    MUSTCHECK;
 /* Gives its slot back. */
 void check_free(struct check *c);
 /* The asker goes: ends the check, or leaves it to the callback of the lane that still comes. */

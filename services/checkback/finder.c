@@ -284,7 +284,7 @@ static struct finder_lane *most_urgent(struct finder *f, int *cls, uint64_t *due
     struct finder_lane *best = NULL;
 
     *due_ns = UINT64_MAX;
-    LIST_FOR(e, &f->lanes) {
+    LIST_FOR (e, &f->lanes) {
         struct finder_lane *l = LIST_ENTRY(e, struct finder_lane, link);
         if (l->lost)
             continue;
@@ -343,7 +343,7 @@ static void on_timer(void *arg) {
 /* --- lanes --- */
 
 static struct finder_lane *lane_find(const struct finder *f, int32_t number) {
-    LIST_FOR(e, &f->lanes) {
+    LIST_FOR (e, &f->lanes) {
         struct finder_lane *l = LIST_ENTRY(e, struct finder_lane, link);
         if (l->number == number)
             return l;

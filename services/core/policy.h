@@ -14,13 +14,13 @@ enum { POLICY_ENDPOINTS_MAX = 8 };
 
 struct check_policy {
     const char *endpoints[POLICY_ENDPOINTS_MAX];
-    int endpoints_n;          /* 0 = this producer cannot be asked: its undecided stay undecided */
-    const char *secret;       /* "whsec_<base64>" or "" */
-    int64_t first_after_ms;   /* default 10 s */
-    struct backoff backoff;   /* default 10 s x2 to 10 min, +-20 % */
-    int max_unknowns;         /* answered UNKNOWNs until STUCK; default 15 */
-    int64_t timeout_ms;       /* of one request; default 5 s */
-    int concurrency;          /* requests under way per replica; default 16 */
+    int endpoints_n;        /* 0 = this producer cannot be asked: its undecided stay undecided */
+    const char *secret;     /* "whsec_<base64>" or "" */
+    int64_t first_after_ms; /* default 10 s */
+    struct backoff backoff; /* default 10 s x2 to 10 min, +-20 % */
+    int max_unknowns;       /* answered UNKNOWNs until STUCK; default 15 */
+    int64_t timeout_ms;     /* of one request; default 5 s */
+    int concurrency;        /* requests under way per replica; default 16 */
     bool include_body;
 };
 
@@ -46,7 +46,7 @@ struct sink_conf {
         enum ack_mode ack;
         json_t *headers; /* object of strings, NULL = none; owned by the snapshot */
     } http;
-    struct { /* rabbitmq */
+    struct {                     /* rabbitmq */
         const char *url;         /* amqp://user:pass@host:port/vhost */
         const char *exchange;    /* "" = default exchange */
         const char *routing_key; /* "" = the message key as text, else the topic */

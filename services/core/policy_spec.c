@@ -41,13 +41,13 @@ struct spec {
     const char *path; /* "check.", or "" at the top */
 };
 
-#define SECOND 1000.0
-#define MINUTE (60 * SECOND)
-#define HOUR (60 * MINUTE)
-#define DAY (24 * HOUR)
+#define SECOND   1000.0
+#define MINUTE   (60 * SECOND)
+#define HOUR     (60 * MINUTE)
+#define DAY      (24 * HOUR)
 #define CHECK(m) offsetof(struct check_policy, m)
-#define SUB(m) offsetof(struct sub_conf, m)
-#define SINK(m) offsetof(struct sink_conf, m)
+#define SUB(m)   offsetof(struct sub_conf, m)
+#define SINK(m)  offsetof(struct sink_conf, m)
 
 static const struct member topic_members[] = {
     {"name", MEMBER_NESTED},
@@ -305,7 +305,7 @@ static bool says_nothing(const struct member *m, const json_t *j) {
     case JSON_STRING:
         return text && text_duration_ms(text, &ms) == 0 && ms == 0;
     case JSON_OBJECT: /* {"headers": {}} */
-        json_object_foreach((json_t *)j, key, value)
+        json_object_foreach ((json_t *)j, key, value)
             if (!json_is_object(value) || !says_nothing(m, value))
                 return false;
         return true;
@@ -358,7 +358,7 @@ static int read_members(const struct spec *s, const struct member *table, const 
         int n = (int)strlen(s->path);
         return err_set(s->e, -EINVAL, "%.*s must be an object", n > 0 ? n - 1 : 4, n > 0 ? s->path : "spec");
     }
-    json_object_foreach((json_t *)obj, key, value) {
+    json_object_foreach ((json_t *)obj, key, value) {
         const struct member *m = table;
         while (m->name && strcmp(m->name, key) != 0)
             m++;
@@ -454,7 +454,7 @@ static int check_sink_headers(const json_t *obj, struct errmsg *e) {
         return err_set(e, -EINVAL, "sink.http.headers must be an object of strings");
     if (json_object_size(obj) > SINK_HEADERS)
         return err_set(e, -EINVAL, "sink.http.headers are %zu, the limit is %d", json_object_size(obj), SINK_HEADERS);
-    json_object_foreach((json_t *)obj, name, value) {
+    json_object_foreach ((json_t *)obj, name, value) {
         struct violation v;
         if (!text_of(value))
             return err_set(e, -EINVAL, "sink.http.headers must be an object of strings");

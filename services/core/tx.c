@@ -76,7 +76,7 @@ int delay_class_of(int64_t check_after_ms) {
     int class = DELAY_CLASSES - 1;
 
     while (class > 0 && delay_class_ms[class] > check_after_ms)
-        class--;
+        class --;
     return class;
 }
 
@@ -253,8 +253,13 @@ out:
 
 struct tx_content *tx_content_new(const struct uuid *id, struct bytes producer, struct bytes business_key,
                                   struct bytes trace, int64_t check_after_ms, const struct msg *in, uint32_t n) {
-    struct plan p = {.id = id, .producer = producer, .business_key = business_key, .trace = trace,
-                     .check_after_ms = check_after_ms, .in = in, .n = n};
+    struct plan p = {.id = id,
+                     .producer = producer,
+                     .business_key = business_key,
+                     .trace = trace,
+                     .check_after_ms = check_after_ms,
+                     .in = in,
+                     .n = n};
     struct tx_content *c = NULL;
 
     ASSERT(n <= LIMIT_MESSAGES_HARD);
@@ -282,7 +287,7 @@ static int stored_headers(const json_t *obj, struct header *out) {
     const char *name;
     json_t *value;
 
-    json_object_foreach((json_t *)obj, name, value) {
+    json_object_foreach ((json_t *)obj, name, value) {
         if (!json_is_string(value))
             return -EINVAL;
         out->name = bytes_str(name);
@@ -330,7 +335,12 @@ int tx_content_restore(const struct uuid *id, struct bytes producer, struct byte
     r = stored_parse(&s, in, n);
     if (r < 0)
         return r;
-    struct plan p = {.id = id, .producer = producer, .business_key = business_key, .trace = trace,
-                     .digest = digest, .in = s.messages, .n = n};
+    struct plan p = {.id = id,
+                     .producer = producer,
+                     .business_key = business_key,
+                     .trace = trace,
+                     .digest = digest,
+                     .in = s.messages,
+                     .n = n};
     return build(&p, ret);
 }

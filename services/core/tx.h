@@ -44,7 +44,7 @@ struct msg {
  */
 enum { DELAY_CLASSES = 4 };
 extern const int64_t delay_class_ms[DELAY_CLASSES]; /* 1 s, 10 s, 1 min, 10 min */
-int delay_class_of(int64_t check_after_ms); /* below the first class: class 0 */
+int delay_class_of(int64_t check_after_ms);         /* below the first class: class 0 */
 
 struct tx_content {
     _Atomic int refs;
@@ -67,8 +67,8 @@ DEFINE_CLEANUP(struct tx_content *, tx_content, tx_content_unref);
  * NULL when out of memory. @thread any
  */
 struct tx_content *tx_content_new(const struct uuid *id, struct bytes producer, struct bytes business_key,
-                                  struct bytes trace, int64_t check_after_ms, const struct msg *in,
-                                  uint32_t n) MUSTCHECK;
+                                  struct bytes trace, int64_t check_after_ms, const struct msg *in, uint32_t n)
+    MUSTCHECK;
 /*
  * The same from stored rows: headers come as headers_json (written anew: sorted, compact), the digest as stored,
  * check_after_ms is 0. -EINVAL: headers_json is not ours, or more than LIMIT_MESSAGES_HARD messages; -ENOMEM. @thread

@@ -12,7 +12,7 @@
 enum {
     SHARE_MIN = 64 << 10,
     IDS_MIN = 16,
-    IDS_MAX = 2048,
+    IDS_MAX = 440, /* as many as one question for payloads takes */
     BYTES_PER_ID = 1024, /* a guess: how many ids are worth asking for */
     AGAIN_MS = 300,
 };

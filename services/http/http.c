@@ -19,8 +19,7 @@ struct http_server {
 };
 
 static enum MHD_Result answer(struct MHD_Connection *c, unsigned status, const char *type, struct bytes body) {
-    struct MHD_Response *r =
-        MHD_create_response_from_buffer(body.n, (void *)(uintptr_t)body.p, MHD_RESPMEM_MUST_COPY);
+    struct MHD_Response *r = MHD_create_response_from_buffer(body.n, (void *)(uintptr_t)body.p, MHD_RESPMEM_MUST_COPY);
     if (!r)
         return MHD_NO;
     MHD_add_response_header(r, "Content-Type", type);
@@ -44,8 +43,8 @@ static enum MHD_Result answer_metrics(struct MHD_Connection *c) {
     return answer(c, 200, "text/plain; version=0.0.4; charset=utf-8", buf_bytes(&out));
 }
 
-static enum MHD_Result handle(void *arg, struct MHD_Connection *c, const char *url, const char *method, const char *version,
-                              const char *upload, size_t *upload_n, void **state) {
+static enum MHD_Result handle(void *arg, struct MHD_Connection *c, const char *url, const char *method,
+                              const char *version, const char *upload, size_t *upload_n, void **state) {
     static int seen;
     struct http_server *s = arg;
     UNUSED(version);
@@ -92,11 +91,14 @@ static int parse_listen(const char *listen, struct sockaddr_storage *ret, struct
     *ret = (struct sockaddr_storage){0};
     if (v6) {
         *in6 = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
-        return inet_pton(AF_INET6, host, &in6->sin6_addr) == 1 ? 0 : err_set(e, -EINVAL, "http.listen: bad address %s", host);
+        return inet_pton(AF_INET6, host, &in6->sin6_addr) == 1
+                   ? 0
+                   : err_set(e, -EINVAL, "http.listen: bad address %s", host);
     }
     *in = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     const char *number = !strcmp(host, "localhost") ? "127.0.0.1" : host;
-    return inet_pton(AF_INET, number, &in->sin_addr) == 1 ? 0 : err_set(e, -EINVAL, "http.listen: bad address %s", host);
+    return inet_pton(AF_INET, number, &in->sin_addr) == 1 ? 0
+                                                          : err_set(e, -EINVAL, "http.listen: bad address %s", host);
 }
 
 int http_server_new(const struct http_options *o, struct http_server **ret, struct errmsg *e) {
@@ -108,7 +110,8 @@ int http_server_new(const struct http_options *o, struct http_server **ret, stru
     if (!s)
         return err_set(e, -ENOMEM, "out of memory");
     s->o = *o;
-    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL | (address.ss_family == AF_INET6 ? MHD_USE_IPv6 : 0);
+    unsigned flags =
+        MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL | (address.ss_family == AF_INET6 ? MHD_USE_IPv6 : 0);
     s->mhd = MHD_start_daemon(flags, 0, NULL, NULL, handle, s, MHD_OPTION_SOCK_ADDR, (struct sockaddr *)&address,
                               MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
                               (unsigned)TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)32768, MHD_OPTION_END);

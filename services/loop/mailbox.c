@@ -18,8 +18,8 @@ struct mailbox {
     bool handle_closed, freed; /* of the loop's thread; memory goes when both are true */
 
     pthread_mutex_t lock;
-    struct list items; /* under lock */
-    bool closed;       /* written under lock on the loop's thread, so that thread may read it without */
+    struct list items;     /* under lock */
+    bool closed;           /* written under lock on the loop's thread, so that thread may read it without */
     _Atomic size_t length; /* written under lock */
 };
 

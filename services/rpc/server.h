@@ -69,8 +69,8 @@ struct rpc_server {
 
     atomic_bool started, serving, draining, stopping;
     atomic_uint refused; /* calls that came while draining */
-    atomic_uint news; /* counts changes of the last two: streams look at them again */
-    atomic_bool down; /* core has ended every connection */
+    atomic_uint news;    /* counts changes of the last two: streams look at them again */
+    atomic_bool down;    /* core has ended every connection */
     struct tag shut_down;
     pthread_mutex_t lock;
     pthread_cond_t changed; /* down, or a thread became idle */

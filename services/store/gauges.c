@@ -54,7 +54,8 @@ int gauges_new(struct loop *l, struct pg_conn *people, struct gauges **ret) {
     if (!g)
         return -ENOMEM;
     g->conn = people;
-    g->stuck = metric_get(metric_family(METRIC_GAUGE, "txmsg_stuck", "", "Transactions that checks could not settle.", 1));
+    g->stuck =
+        metric_get(metric_family(METRIC_GAUGE, "txmsg_stuck", "", "Transactions that checks could not settle.", 1));
     g->dead = metric_family(METRIC_GAUGE, "txmsg_dead_letters", "subscription", "Dead letters.", SUBSCRIPTIONS_MAX);
     int r = timer_new(l, on_timer, g, &g->timer);
     if (r < 0) {

@@ -41,6 +41,9 @@ static void count_error(const char *cls) {
     metric_add(metric_get(f, cls), 1);
 }
 
+static void on_result(struct pg_run *run, int i, PGresult *r);
+static void on_done(struct pg_run *run, const struct pg_error *err);
+
 /* --- answers --- */
 
 static void answer_winner(struct lane *l, struct lane_op *op) {
@@ -112,6 +115,8 @@ static void committed(struct lane *l) {
         return;
     }
     l->state = LANE_READING;
+    l->pg.on_result = on_result; /* a resolution may have used the run before */
+    l->pg.on_done = on_done;
     int r = batch_send_readback(l);
     if (r < 0) { /* not answered yet, so they simply run again */
         lane_requeue(l, 0, true);

@@ -20,7 +20,7 @@
 
 /* "txms", 1; partitions use 2. */
 #define LOCK_MIGRATE "SELECT pg_advisory_xact_lock(1954049395, 1)"
-#define UP_COMMAND "txmsgctl migrate up"
+#define UP_COMMAND   "txmsgctl migrate up"
 enum { PARTITIONS_AHEAD = 3 };
 
 static const char create_history[] =

@@ -17,7 +17,8 @@ struct run_owner {
     void *arg;
 };
 struct run;
-int run_new(struct loop *l, struct store *s, int max_adopted, const struct run_owner *owner, struct run **ret) MUSTCHECK;
+int run_new(struct loop *l, struct store *s, int max_adopted, const struct run_owner *owner, struct run **ret)
+    MUSTCHECK;
 /* The configuration epoch that this worker has applied; written with the next beat. */
 void run_applied_epoch(struct run *r, int64_t epoch);
 /*

@@ -12,14 +12,14 @@
 
 struct store_options {
     const char *dsn;
-    int64_t partitions_ahead;    /* periods to keep ready; default 3 */
-    int64_t lane_batch;          /* operations of one group commit, at most 440 */
-    int64_t lane_batch_bytes;    /* default 4 MiB */
-    int64_t lane_queue;          /* operations waiting in a worker; default 8192 */
-    int64_t lane_queue_bytes;    /* default 64 MiB */
-    int64_t cache_bytes;         /* payloads of undecided transactions kept per worker; default 64 MiB */
-    int64_t progress_ms;         /* a changed cursor is durable after at most this; default 50 */
-    int64_t dead_after_ms;       /* a worker whose beat stands still is dead; default 5 s */
+    int64_t partitions_ahead;     /* periods to keep ready; default 3 */
+    int64_t lane_batch;           /* operations of one group commit, at most 440 */
+    int64_t lane_batch_bytes;     /* default 4 MiB */
+    int64_t lane_queue;           /* operations waiting in a worker; default 8192 */
+    int64_t lane_queue_bytes;     /* default 64 MiB */
+    int64_t cache_bytes;          /* payloads of undecided transactions kept per worker; default 64 MiB */
+    int64_t progress_ms;          /* a changed cursor is durable after at most this; default 50 */
+    int64_t dead_after_ms;        /* a worker whose beat stands still is dead; default 5 s */
     int64_t statement_timeout_ms; /* of reads; default 5 s */
 };
 

@@ -17,7 +17,7 @@ int sync_connect(const char *dsn, const char *application_name, PGconn **ret, st
  * may be NULL. -ENOTCONN: connection lost; -EAGAIN: locked, cancelled, or the server cannot write now; -EEXIST: a
  * duplicate; -EIO: anything else.
  */
-int sync_query(PGconn *c, const char *sql, int n, const char *const *values, PGresult **ret,
-               struct errmsg *e) MUSTCHECK;
+int sync_query(PGconn *c, const char *sql, int n, const char *const *values, PGresult **ret, struct errmsg *e)
+    MUSTCHECK;
 /* Any number of statements, without results. Errors as above. */
 int sync_exec(PGconn *c, const char *sql, struct errmsg *e) MUSTCHECK;

@@ -43,9 +43,10 @@ struct topo_change {
  * order, then what is deleted), or err text and a negative code: -EINVAL refused (the text names the object), -EAGAIN try again (the text
  * says whether something may have been applied), -EIO a mistake of ours, -ENOMEM, -E2BIG. Objects are copied.
  */
-typedef void topo_applied_fn(void *arg, int code, const char *why, const struct topo_change *changes, size_t changes_n, int64_t epoch);
-int topo_apply(struct pg_conn *c, const struct topo_object *objects, size_t n, bool validate_only, bool prune, const char *actor,
-               topo_applied_fn *fn, void *arg) MUSTCHECK;
+typedef void topo_applied_fn(void *arg, int code, const char *why, const struct topo_change *changes, size_t changes_n,
+                             int64_t epoch);
+int topo_apply(struct pg_conn *c, const struct topo_object *objects, size_t n, bool validate_only, bool prune,
+               const char *actor, topo_applied_fn *fn, void *arg) MUSTCHECK;
 /* All objects as stored, for export: rows come once through fn (kind, name, spec JSON text, state). */
 typedef void topo_exported_fn(void *arg, int code, const struct topo_object *objects, size_t n, int64_t epoch);
 int topo_export(struct pg_conn *c, topo_exported_fn *fn, void *arg) MUSTCHECK;

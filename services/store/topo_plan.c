@@ -69,7 +69,7 @@ bool topo_json_same(const json_t *a, const json_t *b) {
         bool same = json_object_size(a) == json_object_size(b);
         const char *key;
         json_t *v;
-        json_object_foreach((json_t *)a, key, v) {
+        json_object_foreach ((json_t *)a, key, v) {
             const json_t *other = json_object_get(b, key);
             same = same && other && topo_json_same(v, other);
         }
@@ -103,7 +103,7 @@ static int redact(json_t *j, bool all) {
     json_t *v;
     void *next;
     int r = 0;
-    json_object_foreach_safe(j, next, key, v) {
+    json_object_foreach_safe (j, next, key, v) {
         if (json_is_string(v)) {
             json_t *hidden = all || one_of(key, secrets) ? json_string("***") : hide_password(json_string_value(v));
             if (hidden)

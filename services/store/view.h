@@ -4,7 +4,13 @@
 #include "core/tx.h"
 #include "store/read.h"
 
-enum delivery_state { DELIVERY_STATE_PENDING = 1, DELIVERY_STATE_RETRYING, DELIVERY_STATE_DELIVERED, DELIVERY_STATE_DEAD, DELIVERY_STATE_DISCARDED };
+enum delivery_state {
+    DELIVERY_STATE_PENDING = 1,
+    DELIVERY_STATE_RETRYING,
+    DELIVERY_STATE_DELIVERED,
+    DELIVERY_STATE_DEAD,
+    DELIVERY_STATE_DISCARDED
+};
 
 struct view_delivery {
     int16_t n;
@@ -17,7 +23,7 @@ struct view_delivery {
 };
 struct view_message {
     int16_t n;
-    struct msg msg; /* headers parsed; body only if asked for */
+    struct msg msg;    /* headers parsed; body only if asked for */
     int32_t body_size; /* bytes, also when the body is left out */
 };
 struct view_tx {
@@ -48,7 +54,8 @@ struct view_filter {
 };
 /* Without bodies and deliveries; headers of a page that come to more than 8 MiB are left out from there on. */
 typedef void view_list_fn(void *arg, int code, const struct view_tx *t, size_t n);
-int view_list(struct pg_conn *c, const struct store *s, const struct view_filter *f, view_list_fn *fn, void *arg) MUSTCHECK;
+int view_list(struct pg_conn *c, const struct store *s, const struct view_filter *f, view_list_fn *fn, void *arg)
+    MUSTCHECK;
 /* Undecided and STUCK: the same as view_list with that state. */
 int view_stuck(struct pg_conn *c, const struct view_filter *f, view_list_fn *fn, void *arg) MUSTCHECK;
 
@@ -60,7 +67,7 @@ struct view_dead {
     int64_t at_us;
     int32_t attempts;
     const char *error, *producer, *business_key;
-    struct msg msg; /* body only in view_dead_get */
+    struct msg msg;    /* body only in view_dead_get */
     int32_t body_size; /* bytes, also when the body is left out */
 };
 struct view_dead_filter {
@@ -75,7 +82,8 @@ struct view_dead_filter {
 };
 typedef void view_dead_fn(void *arg, int code, const struct view_dead *d, size_t n);
 int view_dead_list(struct pg_conn *c, const struct view_dead_filter *f, view_dead_fn *fn, void *arg) MUSTCHECK;
-int view_dead_get(struct pg_conn *c, const char *subscription, const struct uuid *tx, int16_t n, view_dead_fn *fn, void *arg) MUSTCHECK;
+int view_dead_get(struct pg_conn *c, const char *subscription, const struct uuid *tx, int16_t n, view_dead_fn *fn,
+                  void *arg) MUSTCHECK;
 /*
  * Redrive: DEAD -> PENDING. DELETE the dead letters and INSERT delivery_due (attempt 0, due now) in one transaction, with an audit row
  * (actor, reason), in chunks of 1,000. The filter (subscription, topic, times; limit, 0 or more than 10,000 = 10,000), or up to 1,000
@@ -88,5 +96,5 @@ struct dead_key {
     struct uuid tx;
     int16_t n;
 };
-int view_dead_redrive(struct pg_conn *c, const struct view_dead_filter *f, const struct dead_key *keys, size_t keys_n, bool count_only,
-                      const char *actor, const char *reason, view_count_fn *fn, void *arg) MUSTCHECK;
+int view_dead_redrive(struct pg_conn *c, const struct view_dead_filter *f, const struct dead_key *keys, size_t keys_n,
+                      bool count_only, const char *actor, const char *reason, view_count_fn *fn, void *arg) MUSTCHECK;

@@ -1,50 +1,76 @@
 /* The option table. One row is the whole truth about an option: parsing, bounds, default and the printed reference. */
 #include "txmsgd/config.h"
 
-#define O(name, type, def, min, max, member, help) {name, type, def, min, max, false, help, offsetof(struct config, member)}
+#define O(name, type, def, min, max, member, help)                                                                     \
+    { name, type, def, min, max, false, help, offsetof(struct config, member) }
 
 const struct conf_option config_options[] = {
-    {"dsn", CONF_STR, NULL, 0, 0, true, "PostgreSQL connection string (libpq form); required.", offsetof(struct config, dsn)},
-    O("grpc.listen", CONF_STR, "127.0.0.1:7400", 0, 0, grpc_listen, "Address of the gRPC services; port 0 takes any free port."),
-    O("http.listen", CONF_STR, "127.0.0.1:7401", 0, 0, http_listen, "Address of /metrics, /healthz and /readyz; port 0 takes any free port."),
+    {"dsn", CONF_STR, NULL, 0, 0, true, "PostgreSQL connection string (libpq form); required.",
+     offsetof(struct config, dsn)},
+    O("grpc.listen", CONF_STR, "127.0.0.1:7400", 0, 0, grpc_listen,
+      "Address of the gRPC services; port 0 takes any free port."),
+    O("http.listen", CONF_STR, "127.0.0.1:7401", 0, 0, http_listen,
+      "Address of /metrics, /healthz and /readyz; port 0 takes any free port."),
     O("insecure", CONF_BOOL, "false", 0, 0, insecure, "Allows to listen beyond loopback without credentials."),
-    O("workers", CONF_INT, "1", 1, 64, workers, "Worker threads, each with a lane of its own; one is enough for 2 cores."),
+    O("workers", CONF_INT, "1", 1, 64, workers,
+      "Worker threads, each with a lane of its own; one is enough for 2 cores."),
     O("grpc.threads", CONF_INT, "1", 1, 32, grpc_threads, "Threads that receive and answer calls."),
     O("grpc.slots", CONF_INT, "128", 1, 4096, grpc_slots, "Calls armed per method and thread."),
     O("grpc.receive_size", CONF_SIZE, "8MiB", 65536, 67108864, grpc_receive, "Largest request."),
     O("grpc.max_streams", CONF_INT, "2048", 1, 65536, grpc_streams, "Calls under way on one connection."),
-    O("grpc.deadline_max", CONF_DURATION_MS, "30s", 100, 600000, grpc_deadline_ms, "A longer or absent deadline is cut to this."),
+    O("grpc.deadline_max", CONF_DURATION_MS, "30s", 100, 600000, grpc_deadline_ms,
+      "A longer or absent deadline is cut to this."),
     O("limits.body", CONF_SIZE, "1MiB", 1, 4194304, limit_body, "Largest body of one message."),
     O("limits.messages", CONF_INT, "64", 1, LIMIT_MESSAGES_HARD, limit_messages, "Most messages of one transaction."),
-    O("limits.transaction", CONF_SIZE, "4MiB", 1, 8388608, limit_transaction, "Bodies, headers and keys of one transaction together."),
+    O("limits.transaction", CONF_SIZE, "4MiB", 1, 8388608, limit_transaction,
+      "Bodies, headers and keys of one transaction together."),
     O("limits.headers", CONF_INT, "64", 0, 1024, limit_headers, "Most headers of one message."),
-    O("limits.header_size", CONF_SIZE, "16KiB", 0, 1048576, limit_header_size, "Header names and values of one message together."),
-    O("limits.id_past", CONF_DURATION_MS, "24h", 60000, 604800000, id_past_ms, "How far the time in a new id may lie behind the database clock."),
-    O("limits.id_future", CONF_DURATION_MS, "5m", 1000, 3600000, id_future_ms, "How far the time in a new id may lie ahead of the database clock."),
-    O("limits.check_after", CONF_DURATION_MS, "24h", 1000, 604800000, check_after_ms, "Largest check_after of a transaction."),
+    O("limits.header_size", CONF_SIZE, "16KiB", 0, 1048576, limit_header_size,
+      "Header names and values of one message together."),
+    O("limits.id_past", CONF_DURATION_MS, "24h", 60000, 604800000, id_past_ms,
+      "How far the time in a new id may lie behind the database clock."),
+    O("limits.id_future", CONF_DURATION_MS, "5m", 1000, 3600000, id_future_ms,
+      "How far the time in a new id may lie ahead of the database clock."),
+    O("limits.check_after", CONF_DURATION_MS, "24h", 1000, 604800000, check_after_ms,
+      "Largest check_after of a transaction."),
     O("lane.batch", CONF_INT, "440", 1, 440, lane_batch, "Most operations of one group commit."),
-    O("lane.batch_size", CONF_SIZE, "4MiB", 65536, 16777216, lane_batch_bytes, "Most payload of one group commit (a larger transaction goes alone)."),
-    O("lane.queue", CONF_INT, "8192", 1, 1048576, lane_queue, "Operations waiting for a group commit, per worker; more are refused."),
-    O("lane.queue_size", CONF_SIZE, "64MiB", 65536, 4294967296, lane_queue_bytes, "Payload waiting for a group commit, per worker."),
-    O("lane.cache", CONF_SIZE, "64MiB", 0, 4294967296, lane_cache, "Payloads of undecided transactions kept in memory, per worker."),
-    O("lane.progress", CONF_DURATION_MS, "50ms", 1, 5000, lane_progress_ms, "A moved cursor is durable after at most this."),
-    O("store.partitions_ahead", CONF_INT, "3", 1, 14, partitions_ahead, "Periods whose partitions are made in advance."),
-    O("store.dead_after", CONF_DURATION_MS, "5s", 500, 60000, dead_after_ms, "A worker whose heartbeat stands still so long is taken over."),
+    O("lane.batch_size", CONF_SIZE, "4MiB", 65536, 16777216, lane_batch_bytes,
+      "Most payload of one group commit (a larger transaction goes alone)."),
+    O("lane.queue", CONF_INT, "8192", 1, 1048576, lane_queue,
+      "Operations waiting for a group commit, per worker; more are refused."),
+    O("lane.queue_size", CONF_SIZE, "64MiB", 65536, 4294967296, lane_queue_bytes,
+      "Payload waiting for a group commit, per worker."),
+    O("lane.cache", CONF_SIZE, "64MiB", 0, 4294967296, lane_cache,
+      "Payloads of undecided transactions kept in memory, per worker."),
+    O("lane.progress", CONF_DURATION_MS, "50ms", 1, 5000, lane_progress_ms,
+      "A moved cursor is durable after at most this."),
+    O("store.partitions_ahead", CONF_INT, "3", 1, 14, partitions_ahead,
+      "Periods whose partitions are made in advance."),
+    O("store.dead_after", CONF_DURATION_MS, "5s", 500, 60000, dead_after_ms,
+      "A worker whose heartbeat stands still so long is taken over."),
     O("store.statement_timeout", CONF_DURATION_MS, "5s", 100, 600000, statement_timeout_ms, "Limit of one read."),
     O("check.poll", CONF_DURATION_MS, "250ms", 10, 60000, check_poll_ms, "How often due checks are looked for."),
-    O("check.find_poll", CONF_DURATION_MS, "250ms", 10, 60000, check_find_poll_ms, "How often undecided transactions are looked for."),
+    O("check.find_poll", CONF_DURATION_MS, "250ms", 10, 60000, check_find_poll_ms,
+      "How often undecided transactions are looked for."),
     O("check.in_flight", CONF_INT, "256", 1, 4096, check_in_flight, "Checks under way, per worker."),
-    O("forward.tail", CONF_SIZE, "64MiB", 1048576, 4294967296, forward_tail, "Confirmed payloads kept for delivery from memory, per worker."),
-    O("forward.read", CONF_SIZE, "8MiB", 65536, 268435456, forward_read, "Payloads read back from the log at a time, per worker."),
-    O("forward.window", CONF_INT, "1024", 1, 4096, forward_window, "Messages in flight of one subscription in one lane."),
-    O("forward.retry_poll", CONF_DURATION_MS, "200ms", 10, 60000, forward_retry_poll_ms, "How often due retries are looked for."),
-    O("forward.spill_limit", CONF_INT, "10000", 1, 1000000, forward_spill_limit, "Failed deliveries of one subscription and worker until its cursor parks."),
+    O("forward.tail", CONF_SIZE, "64MiB", 1048576, 4294967296, forward_tail,
+      "Confirmed payloads kept for delivery from memory, per worker."),
+    O("forward.read", CONF_SIZE, "8MiB", 65536, 268435456, forward_read,
+      "Payloads read back from the log at a time, per worker."),
+    O("forward.window", CONF_INT, "1024", 1, 4096, forward_window,
+      "Messages in flight of one subscription in one lane."),
+    O("forward.retry_poll", CONF_DURATION_MS, "200ms", 10, 60000, forward_retry_poll_ms,
+      "How often due retries are looked for."),
+    O("forward.spill_limit", CONF_INT, "10000", 1, 1000000, forward_spill_limit,
+      "Failed deliveries of one subscription and worker until its cursor parks."),
     O("web.in_flight", CONF_INT, "1024", 1, 16384, web_in_flight, "HTTP requests under way, per worker."),
     O("web.idle", CONF_INT, "256", 1, 16384, web_idle, "HTTP connections kept alive, per worker."),
-    O("web.response_size", CONF_SIZE, "64KiB", 256, 16777216, web_response, "Largest response of a consumer or check endpoint."),
+    O("web.response_size", CONF_SIZE, "64KiB", 256, 16777216, web_response,
+      "Largest response of a consumer or check endpoint."),
     O("http.connections", CONF_INT, "64", 1, 4096, http_connections, "Connections to the operations address."),
     O("log.level", CONF_STR, "info", 0, 0, log_level, "error, warn, info or debug."),
-    O("drain", CONF_DURATION_MS, "30s", 0, 600000, drain_ms, "How long SIGTERM waits for calls and deliveries under way."),
+    O("drain", CONF_DURATION_MS, "30s", 0, 600000, drain_ms,
+      "How long SIGTERM waits for calls and deliveries under way."),
     {NULL, CONF_STR, NULL, 0, 0, false, NULL, 0},
 };
 
@@ -55,12 +81,15 @@ static bool is_loopback(const char *listen) {
 
 int config_check(const struct config *c, struct errmsg *e) {
     if (!c->dsn || !*c->dsn)
-        return err_set(e, -EINVAL, "dsn is required: --dsn, TXMSG_DSN, TXMSG_DSN_FILE or `dsn:` in the configuration file");
+        return err_set(e, -EINVAL,
+                       "dsn is required: --dsn, TXMSG_DSN, TXMSG_DSN_FILE or `dsn:` in the configuration file");
     const char *const listens[] = {c->grpc_listen, c->http_listen};
     for (size_t i = 0; i < ARRAY_LEN(listens); i++)
         if (!c->insecure && !is_loopback(listens[i]))
-            return err_set(e, -EINVAL, "%s is reachable from outside and this version has no credentials; put a proxy in front,"
-                           " or say `insecure: true`", listens[i]);
+            return err_set(e, -EINVAL,
+                           "%s is reachable from outside and this version has no credentials; put a proxy in front,"
+                           " or say `insecure: true`",
+                           listens[i]);
     if (c->limit_body > c->limit_transaction)
         return err_set(e, -EINVAL, "limits.body is larger than limits.transaction");
     if (c->limit_transaction + 65536 > c->grpc_receive)

@@ -238,7 +238,8 @@ int main(int argc, char **argv) {
         LOG_ERROR("txmsgd", "%s", e.text);
         return EXIT_FAILED;
     }
-    LOG_INFO("txmsgd", "listening grpc=127.0.0.1:%d http=127.0.0.1:%d", rpc_server_port(d.rpc), http_server_port(d.http));
+    LOG_INFO("txmsgd", "listening grpc=127.0.0.1:%d http=127.0.0.1:%d", rpc_server_port(d.rpc),
+             http_server_port(d.http));
     int r = loop_run(d.loop);
     stop(&d);
     conf_free(d.conf);

@@ -58,7 +58,8 @@ static void on_opened(void *arg, int32_t number) {
         admin_service_lane(w->admin, w->lane);
 }
 
-static void on_committed(void *arg, int32_t lane, int32_t seq, int64_t at_us, const struct lane_confirmed *conf, uint32_t n) {
+static void on_committed(void *arg, int32_t lane, int32_t seq, int64_t at_us, const struct lane_confirmed *conf,
+                         uint32_t n) {
     struct worker *w = arg;
     forward_committed(w->forward, lane, seq, at_us, conf, n);
 }
@@ -119,7 +120,7 @@ struct draining {
 };
 
 static struct adopted *adopted_of(struct worker *w, int32_t number) {
-    LIST_FOR(e, &w->adopted) {
+    LIST_FOR (e, &w->adopted) {
         struct adopted *a = LIST_ENTRY(e, struct adopted, link);
         if (a->number == number)
             return a;
@@ -164,7 +165,7 @@ static void on_look(void *arg) {
     struct worker *w = arg;
     atomic_store(&w->ready, w->lane && lane_ready(w->lane) && reader_ready(w->reader) && !w->closing);
     if (!w->closing)
-        LIST_FOR_SAFE(e, &w->adopted)
+        LIST_FOR_SAFE (e, &w->adopted)
             look_at_adopted(w, LIST_ENTRY(e, struct adopted, link));
     timer_arm(w->look, LOOK_MS);
 }
@@ -196,7 +197,7 @@ static void on_alive(void *arg, bool alive) {
         LOG_WARN("txmsgd", "no heartbeat got through: nothing is committed or dispatched until one does");
     if (w->lane)
         lane_allow(w->lane, alive);
-    LIST_FOR(e, &w->adopted)
+    LIST_FOR (e, &w->adopted)
         lane_allow(LIST_ENTRY(e, struct adopted, link)->lane, alive);
     forward_allow(w->forward, alive);
     if (w->check)
@@ -243,16 +244,15 @@ bool worker_ready(const struct worker *w) {
 
 /* --- life --- */
 
-int worker_new(const struct config *c, struct store *s, struct message_service *messages, struct admin_service *admin, int index,
-               struct worker **ret) {
+int worker_new(const struct config *c, struct store *s, struct message_service *messages, struct admin_service *admin,
+               int index, struct worker **ret) {
     struct worker *w = mem_must(mem_zalloc(sizeof(*w)));
     *w = (struct worker){.conf = c, .store = s, .messages = messages, .admin = admin};
     list_init(&w->adopted);
     char name[16];
     snprintf(name, sizeof(name), "worker-%d", index);
-    const struct webclient_options web = {.max_in_flight = (int)c->web_in_flight,
-                                          .max_idle = (int)c->web_idle,
-                                          .response_bytes = c->web_response};
+    const struct webclient_options web = {
+        .max_in_flight = (int)c->web_in_flight, .max_idle = (int)c->web_idle, .response_bytes = c->web_response};
     const struct forward_options fwd = {.tail_bytes = c->forward_tail,
                                         .read_bytes = c->forward_read,
                                         .window = (int)c->forward_window,
@@ -294,7 +294,7 @@ static void end(struct worker *w) {
     timer_free(w->look);
     message_worker_lane(w->message, NULL);
     checkback_free(w->check);
-    LIST_FOR_SAFE(e, &w->adopted) {
+    LIST_FOR_SAFE (e, &w->adopted) {
         struct adopted *a = LIST_ENTRY(e, struct adopted, link);
         forward_drop_lane(w->forward, a->number);
         list_del(&a->link);

@@ -10,8 +10,8 @@
 
 struct worker;
 /* Before its thread runs. `admin` may be NULL: then this worker serves no admin calls. */
-int worker_new(const struct config *c, struct store *s, struct message_service *messages, struct admin_service *admin, int index,
-               struct worker **ret) MUSTCHECK;
+int worker_new(const struct config *c, struct store *s, struct message_service *messages, struct admin_service *admin,
+               int index, struct worker **ret) MUSTCHECK;
 int worker_start(struct worker *w) MUSTCHECK;
 void worker_topology(struct worker *w, struct topology *t); /* @thread any */
 bool worker_ready(const struct worker *w);                  /* @thread any: its lane can commit */

@@ -12,15 +12,15 @@
 
 struct webclient;
 struct webclient_options {
-    int max_in_flight;     /* of the whole client; default 1024 */
-    int max_idle;          /* connections kept alive; default 256 */
+    int max_in_flight;      /* of the whole client; default 1024 */
+    int max_idle;           /* connections kept alive; default 256 */
     int64_t response_bytes; /* largest body kept; a longer one is an error; default 64 KiB */
 };
 int webclient_new(struct loop *l, const struct webclient_options *o, struct webclient **ret) MUSTCHECK;
 void webclient_free(struct webclient *w); /* requests under way end without callback. NULL allowed */
 
 enum web_result {
-    WEB_ANSWERED,    /* a complete response came: status, body */
+    WEB_ANSWERED, /* a complete response came: status, body */
     WEB_TIMEOUT,
     WEB_UNREACHABLE, /* name, connect, TLS, also when they took too long: nothing of the request was sent */
     WEB_BROKEN,      /* connection cut, protocol garbage; the other side may have worked on the request */
@@ -38,11 +38,11 @@ struct web_response {
 };
 struct web_request {
     const char *url;
-    struct bytes body;            /* copied */
+    struct bytes body; /* copied */
     /* "Name: value", NULL-ended, at most 126 lines and 64 KiB; copied. No control characters, and none that frames
      * the request (Content-Length, Transfer-Encoding, Connection, Expect, Upgrade, TE, Trailer). NULL allowed. */
     const char *const *headers;
-    int64_t timeout_ms;           /* the whole request; connect gets at most half of it */
+    int64_t timeout_ms; /* the whole request; connect gets at most half of it */
 };
 struct web_call;
 /*
@@ -52,8 +52,8 @@ struct web_call;
  * answer, that is WEB_BROKEN. The process must ignore SIGPIPE.
  */
 int webclient_post(struct webclient *w, const struct web_request *r,
-                   void (*done)(void *arg, const struct web_response *resp), void *arg,
-                   struct web_call **ret) MUSTCHECK; /* ret: NULL allowed */
+                   void (*done)(void *arg, const struct web_response *resp), void *arg, struct web_call **ret)
+    MUSTCHECK; /* ret: NULL allowed */
 /* `done` comes with WEB_CANCELLED before this returns. */
 void webclient_cancel(struct web_call *c);
 int webclient_in_flight(const struct webclient *w);

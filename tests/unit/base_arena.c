@@ -78,9 +78,8 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_many),          cmocka_unit_test(test_bound),
-        cmocka_unit_test(test_reset_keeps_first), cmocka_unit_test(test_text),
-        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_many), cmocka_unit_test(test_bound),         cmocka_unit_test(test_reset_keeps_first),
+        cmocka_unit_test(test_text), cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -83,11 +83,14 @@ static void test_utf8(void **state) {
     assert_true(VALID("gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80"));
     assert_true(VALID("\xf4\x8f\xbf\xbf \xef\xbf\xbf \xed\x9f\xbf \xee\x80\x80"));
     assert_false(VALID("a\0b"));
-    assert_false(VALID("0123456\0" "89abcdef"));
-    assert_false(VALID("01234567" "0123\0" "567"));
+    assert_false(VALID("0123456\0"
+                       "89abcdef"));
+    assert_false(VALID("01234567"
+                       "0123\0"
+                       "567"));
     assert_false(VALID("\x80"));
     assert_false(VALID("01234567\xbf"));
-    assert_false(VALID("\xc0\xaf"));         /* overlong */
+    assert_false(VALID("\xc0\xaf")); /* overlong */
     assert_false(VALID("\xc1\xbf"));
     assert_false(VALID("\xe0\x9f\xbf"));
     assert_false(VALID("\xf0\x8f\xbf\xbf"));
@@ -95,7 +98,7 @@ static void test_utf8(void **state) {
     assert_false(VALID("\xf4\x90\x80\x80")); /* beyond U+10FFFF */
     assert_false(VALID("\xf5\x80\x80\x80"));
     assert_false(VALID("\xff"));
-    assert_false(VALID("\xe2\x82"));         /* cut off */
+    assert_false(VALID("\xe2\x82")); /* cut off */
     assert_false(VALID("\xe2\x28\xa1"));
     assert_false(VALID("\xf0\x9f\x98"));
     assert_false(VALID("\xc3"));
@@ -147,13 +150,21 @@ static void test_durations(void **state) {
     static const struct {
         const char *text;
         int64_t ms;
-    } good[] = {{"10", 10000},         {"10s", 10000},  {"1.5s", 1500},     {"250ms", 250},
-                {"10m", 600000},       {"2h", 7200000}, {"7d", 604800000},  {"0", 0},
-                {"1.500000000000s", 1500}, {"0.5m", 30000}, {"0.0009765625d", 84375}, {"1.5", 1500},
+    } good[] = {{"10", 10000},
+                {"10s", 10000},
+                {"1.5s", 1500},
+                {"250ms", 250},
+                {"10m", 600000},
+                {"2h", 7200000},
+                {"7d", 604800000},
+                {"0", 0},
+                {"1.500000000000s", 1500},
+                {"0.5m", 30000},
+                {"0.0009765625d", 84375},
+                {"1.5", 1500},
                 {"9223372036854775807ms", INT64_MAX}};
-    static const char *const bad[] = {"",     " ",    "s",       "-1s",  "+1s",  "1 s",   "1.s", ".5s",
-                                      "1.5ms", "1ss", "0.0001s", "1e3s", "1s ",  "1.2.3", "10S", "1us", "0x1s",
-                                      "0.00000000001d"};
+    static const char *const bad[] = {"",    " ",       "s",    "-1s", "+1s",   "1 s", "1.s", ".5s",  "1.5ms",
+                                      "1ss", "0.0001s", "1e3s", "1s ", "1.2.3", "10S", "1us", "0x1s", "0.00000000001d"};
     int64_t ms;
     for (size_t i = 0; i < ARRAY_LEN(good); i++) {
         assert_int_equal(text_duration_ms(good[i].text, &ms), 0);
@@ -206,12 +217,10 @@ static void test_errmsg(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cmp),       cmocka_unit_test(test_buf_grows),
-        cmocka_unit_test(test_buf_bound), cmocka_unit_test(test_buf_huge),
-        cmocka_unit_test(test_utf8),      cmocka_unit_test(test_buf_out_of_memory),
-        cmocka_unit_test(test_utf8_all),  cmocka_unit_test(test_names),
-        cmocka_unit_test(test_durations), cmocka_unit_test(test_sizes),
-        cmocka_unit_test(test_errmsg),
+        cmocka_unit_test(test_cmp),      cmocka_unit_test(test_buf_grows), cmocka_unit_test(test_buf_bound),
+        cmocka_unit_test(test_buf_huge), cmocka_unit_test(test_utf8),      cmocka_unit_test(test_buf_out_of_memory),
+        cmocka_unit_test(test_utf8_all), cmocka_unit_test(test_names),     cmocka_unit_test(test_durations),
+        cmocka_unit_test(test_sizes),    cmocka_unit_test(test_errmsg),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

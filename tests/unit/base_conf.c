@@ -212,8 +212,12 @@ static void test_bad_files(void **state) {
 static void test_secret_file(void **state) {
     static const struct {
         const char *text, *want;
-    } cases[] = {{"s3cret\n", "s3cret"}, {"s3cret", "s3cret"}, {"s3cret\r\n", "s3cret"},
-                 {" two\nlines\n\n", " two\nlines\n"}, {"\n", ""}, {"", ""}};
+    } cases[] = {{"s3cret\n", "s3cret"},
+                 {"s3cret", "s3cret"},
+                 {"s3cret\r\n", "s3cret"},
+                 {" two\nlines\n\n", " two\nlines\n"},
+                 {"\n", ""},
+                 {"", ""}};
     struct target t;
     char env[300];
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -308,11 +312,11 @@ static int remove_directory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),    cmocka_unit_test(test_precedence),
-        cmocka_unit_test(test_yaml_forms),  cmocka_unit_test(test_unknown),
-        cmocka_unit_test(test_values),      cmocka_unit_test(test_unknown_environment),
-        cmocka_unit_test(test_bad_files),   cmocka_unit_test(test_secret_file),
-        cmocka_unit_test(test_show),        cmocka_unit_test(test_reference),
+        cmocka_unit_test(test_defaults),      cmocka_unit_test(test_precedence),
+        cmocka_unit_test(test_yaml_forms),    cmocka_unit_test(test_unknown),
+        cmocka_unit_test(test_values),        cmocka_unit_test(test_unknown_environment),
+        cmocka_unit_test(test_bad_files),     cmocka_unit_test(test_secret_file),
+        cmocka_unit_test(test_show),          cmocka_unit_test(test_reference),
         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, make_directory, remove_directory);

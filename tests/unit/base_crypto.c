@@ -86,8 +86,12 @@ static void test_hmac(void **state) {
 }
 
 static void test_base64(void **state) {
-    static const char *const vectors[][2] = {{"", ""},         {"f", "Zg=="},         {"fo", "Zm8="},
-                                             {"foo", "Zm9v"},  {"foob", "Zm9vYg=="},  {"fooba", "Zm9vYmE="},
+    static const char *const vectors[][2] = {{"", ""},
+                                             {"f", "Zg=="},
+                                             {"fo", "Zm8="},
+                                             {"foo", "Zm9v"},
+                                             {"foob", "Zm9vYg=="},
+                                             {"fooba", "Zm9vYmE="},
                                              {"foobar", "Zm9vYmFy"}};
     CLEANUP_BUF struct buf b;
     buf_init(&b, 100);
@@ -111,8 +115,8 @@ static void test_base64(void **state) {
 }
 
 static void test_base64_refuses(void **state) {
-    static const char *const bad[] = {"A",    "AAAAA", "A===",  "====",   "=",     "Zg=",  "Zg=a", "Zm 9v", "Zm9v\n",
-                                      "Zh==", "Zm9=",  "Z*==",  "Zm9vZg===", "\xc3\xbc==", "Zg==Zg=="};
+    static const char *const bad[] = {"A",      "AAAAA", "A===", "====", "=",         "Zg=",        "Zg=a",    "Zm 9v",
+                                      "Zm9v\n", "Zh==",  "Zm9=", "Z*==", "Zm9vZg===", "\xc3\xbc==", "Zg==Zg=="};
     CLEANUP_BUF struct buf b;
     buf_init(&b, 100);
     buf_put_str(&b, "kept");
@@ -152,9 +156,8 @@ static void test_equal(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sha256),         cmocka_unit_test(test_sha256_fresh),
-        cmocka_unit_test(test_hmac),           cmocka_unit_test(test_base64),
-        cmocka_unit_test(test_base64_refuses), cmocka_unit_test(test_base64_round_trip),
+        cmocka_unit_test(test_sha256), cmocka_unit_test(test_sha256_fresh),   cmocka_unit_test(test_hmac),
+        cmocka_unit_test(test_base64), cmocka_unit_test(test_base64_refuses), cmocka_unit_test(test_base64_round_trip),
         cmocka_unit_test(test_equal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

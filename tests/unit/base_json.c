@@ -119,9 +119,9 @@ static void test_write_bound(void **state) {
 
 static void test_members(void **state) {
     struct errmsg e = ERRMSG_NULL;
-    CLEANUP_JSON json_t *j = json_parse(
-        BYTES_LIT("{\"s\":\"x\",\"i\":5,\"r\":1.5,\"b\":true,\"n\":null,"
-                  "\"d\":\"1.500s\",\"bad\":\"1x\",\"neg\":-1}"), &e);
+    CLEANUP_JSON json_t *j = json_parse(BYTES_LIT("{\"s\":\"x\",\"i\":5,\"r\":1.5,\"b\":true,\"n\":null,"
+                                                  "\"d\":\"1.500s\",\"bad\":\"1x\",\"neg\":-1}"),
+                                        &e);
     const char *s;
     int64_t i;
     double r;
@@ -161,9 +161,8 @@ static void test_members(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_hostile),
-        cmocka_unit_test(test_depth),         cmocka_unit_test(test_put_string),
-        cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_write_bound),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_hostile),       cmocka_unit_test(test_depth),
+        cmocka_unit_test(test_put_string), cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_write_bound),
         cmocka_unit_test(test_members),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,7 +15,8 @@ struct item {
 static void check_order(struct list *l, const char *want) {
     char got[32];
     size_t at = 0;
-    LIST_FOR(p, l) got[at++] = (char)('0' + LIST_ENTRY(p, struct item, link)->n);
+    LIST_FOR (p, l)
+        got[at++] = (char)('0' + LIST_ENTRY(p, struct item, link)->n);
     got[at] = '\0';
     assert_string_equal(got, want);
 }
@@ -45,7 +46,8 @@ static void test_list(void **state) {
     list_del(&items[3].link);
     list_del(&items[3].link); /* harmless */
     check_order(&b, "01245");
-    LIST_FOR_SAFE(p, &b) list_del(p);
+    LIST_FOR_SAFE (p, &b)
+        list_del(p);
     assert_null(list_pop(&b));
 }
 
@@ -160,11 +162,8 @@ static void test_hash(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_list),
-        cmocka_unit_test(test_map),
-        cmocka_unit_test(test_map_cannot_grow),
-        cmocka_unit_test(test_uuid_spread),
-        cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_list),        cmocka_unit_test(test_map),  cmocka_unit_test(test_map_cannot_grow),
+        cmocka_unit_test(test_uuid_spread), cmocka_unit_test(test_hash),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

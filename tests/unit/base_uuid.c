@@ -64,7 +64,7 @@ static void test_floor(void **state) {
     assert_true(uuid_is_v7(&u));
 }
 
-#define EACH 20000
+#define EACH    20000
 #define THREADS 3
 
 static void *make_many(void *arg) {

@@ -84,7 +84,9 @@ static void test_hostile(void **state) {
     REFUSED("a: x\0y\n", "");
     REFUSED("a: \xff\n", "");
     REFUSED("a: \xc0\x80\n", "");
-    REFUSED("\xff\xfe" "a\0:\0", "");
+    REFUSED("\xff\xfe"
+            "a\0:\0",
+            "");
     REFUSED("a: [1, 2\n", "line");
     REFUSED("a: {b: 1\n", "line");
     REFUSED("a: 'x\n", "line");

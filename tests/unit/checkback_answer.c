@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#define ID "0197a3b4-0000-7000-8000-0000000000ab"
+#define ID    "0197a3b4-0000-7000-8000-0000000000ab"
 #define OTHER "0197a3b4-0000-7000-8000-0000000000ac"
 
 static struct answer read_response(const struct web_response *r) {

@@ -590,10 +590,24 @@ static void test_freed(void **state) {
 int main(void) {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_committed), T(test_rolled_back), T(test_contrary), T(test_unknown), T(test_unreachable),
-        T(test_fail_over), T(test_left), T(test_refused), T(test_lost_batch), T(test_full_batch), T(test_contents),
-        T(test_not_stored), T(test_full_client), T(test_who_is_asked), T(test_leases), T(test_not_allowed),
-        T(test_reconfigured), T(test_freed),
+        T(test_committed),
+        T(test_rolled_back),
+        T(test_contrary),
+        T(test_unknown),
+        T(test_unreachable),
+        T(test_fail_over),
+        T(test_left),
+        T(test_refused),
+        T(test_lost_batch),
+        T(test_full_batch),
+        T(test_contents),
+        T(test_not_stored),
+        T(test_full_client),
+        T(test_who_is_asked),
+        T(test_leases),
+        T(test_not_allowed),
+        T(test_reconfigured),
+        T(test_freed),
         cmocka_unit_test_setup_teardown(test_isolation, setup_few, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -100,7 +100,7 @@ static void fake_lane_init(struct lane *l, int32_t number) {
 static bool fake_collect(struct lane *l, int room) {
     l->b.added = l->b.checks_n = l->b.ends_n = l->b.progress_n = 0;
     l->b.room = room;
-    LIST_FOR(e, &l->riders) {
+    LIST_FOR (e, &l->riders) {
         struct lane_rider *r = LIST_ENTRY(e, struct lane_rider, link);
         int before = l->b.added;
         r->collect(r->arg, &l->b);
@@ -110,7 +110,7 @@ static bool fake_collect(struct lane *l, int room) {
 }
 
 static void fake_end(struct lane *l, bool committed) {
-    LIST_FOR_SAFE(e, &l->riders) {
+    LIST_FOR_SAFE (e, &l->riders) {
         struct lane_rider *r = LIST_ENTRY(e, struct lane_rider, link);
         if (!r->added)
             continue;

@@ -8,7 +8,7 @@
 
 #include "base/json.h"
 
-#define ID "0197a3b4-0000-7000-8000-0000000000ab"
+#define ID     "0197a3b4-0000-7000-8000-0000000000ab"
 #define SECRET "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 static struct uuid tx;

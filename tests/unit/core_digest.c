@@ -27,8 +27,12 @@ static void assert_digest(const struct tx_content *c, const char *hex) {
 static void test_golden(void **state) {
     static uint8_t big[5000];
     const struct msg m[] = {
-        {.topic = B("orders"), .key = {(const uint8_t *)"k\0y", 3}, .content_type = B("application/json"),
-         .body = B("{\"n\":1}"), .headers = HEADERS, .headers_n = 3},
+        {.topic = B("orders"),
+         .key = {(const uint8_t *)"k\0y", 3},
+         .content_type = B("application/json"),
+         .body = B("{\"n\":1}"),
+         .headers = HEADERS,
+         .headers_n = 3},
         {.topic = B("invoices"), .body = {big, sizeof(big)}},
     };
     const struct msg bare = {.topic = B("t")};
@@ -56,16 +60,19 @@ struct given {
 
 static struct given base(void) {
     return (struct given){
-        .producer = B("p"), .business_key = B("bk"), .trace = B("tr"), .check_after_ms = 1000,
+        .producer = B("p"),
+        .business_key = B("bk"),
+        .trace = B("tr"),
+        .check_after_ms = 1000,
         .m = {{.topic = B("t1"), .key = B("k"), .content_type = B("c"), .body = B("b")}, {.topic = B("t2")}},
-        .h = {{B("n1"), B("v1")}, {B("n2"), B("v2")}}, .n = 2};
+        .h = {{B("n1"), B("v1")}, {B("n2"), B("v2")}},
+        .n = 2};
 }
 
 static void digest_of(struct given *g, uint32_t headers_n, const struct uuid *id, uint8_t out[32]) {
     g->m[0].headers = g->h;
     g->m[0].headers_n = headers_n;
-    struct tx_content *c =
-        tx_content_new(id, g->producer, g->business_key, g->trace, g->check_after_ms, g->m, g->n);
+    struct tx_content *c = tx_content_new(id, g->producer, g->business_key, g->trace, g->check_after_ms, g->m, g->n);
     assert_non_null(c);
     memcpy(out, c->digest, 32);
     tx_content_unref(c);
@@ -80,23 +87,56 @@ static void test_every_field_counts(void **state) {
         struct given g = base();
         uint32_t headers_n = 2;
         switch (v) {
-        case 1: g.producer = B("pb"), g.business_key = B("k"); break;
-        case 2: g.business_key = BYTES_NULL; break;
-        case 3: g.check_after_ms = 1001; break;
-        case 4: g.check_after_ms = -1000; break;
-        case 5: g.n = 1; break;
-        case 6: g.n = 3, g.m[2].topic = B("t3"); break;
-        case 7: g.m[0].topic = B("t1k"), g.m[0].key = BYTES_NULL; break;
-        case 8: g.m[0].key = B("kc"), g.m[0].content_type = BYTES_NULL; break;
-        case 9: g.m[0].content_type = B("cb"), g.m[0].body = BYTES_NULL; break;
-        case 10: g.m[0].body = B("B"); break;
-        case 11: headers_n = 1; break;
-        case 12: headers_n = 0; break;
-        case 13: g.h[0].value = B("v2"), g.h[1].value = B("v1"); break;
-        case 14: g.h[0].name = B("n1v"), g.h[0].value = B("1"); break;
-        case 15: g.h[0].name = B("N1"); break;
-        case 16: g.m[1] = g.m[0], g.m[0] = base().m[1]; break;
-        default: break;
+        case 1:
+            g.producer = B("pb"), g.business_key = B("k");
+            break;
+        case 2:
+            g.business_key = BYTES_NULL;
+            break;
+        case 3:
+            g.check_after_ms = 1001;
+            break;
+        case 4:
+            g.check_after_ms = -1000;
+            break;
+        case 5:
+            g.n = 1;
+            break;
+        case 6:
+            g.n = 3, g.m[2].topic = B("t3");
+            break;
+        case 7:
+            g.m[0].topic = B("t1k"), g.m[0].key = BYTES_NULL;
+            break;
+        case 8:
+            g.m[0].key = B("kc"), g.m[0].content_type = BYTES_NULL;
+            break;
+        case 9:
+            g.m[0].content_type = B("cb"), g.m[0].body = BYTES_NULL;
+            break;
+        case 10:
+            g.m[0].body = B("B");
+            break;
+        case 11:
+            headers_n = 1;
+            break;
+        case 12:
+            headers_n = 0;
+            break;
+        case 13:
+            g.h[0].value = B("v2"), g.h[1].value = B("v1");
+            break;
+        case 14:
+            g.h[0].name = B("n1v"), g.h[0].value = B("1");
+            break;
+        case 15:
+            g.h[0].name = B("N1");
+            break;
+        case 16:
+            g.m[1] = g.m[0], g.m[0] = base().m[1];
+            break;
+        default:
+            break;
         }
         digest_of(&g, headers_n, &ID, digests[v]);
         for (int w = 0; w < v; w++)
@@ -158,8 +198,11 @@ static void test_threads_do_not_disturb_each_other(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden), cmocka_unit_test(test_every_field_counts), cmocka_unit_test(test_left_out),
-        cmocka_unit_test(test_sizes), cmocka_unit_test(test_threads_do_not_disturb_each_other),
+        cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_every_field_counts),
+        cmocka_unit_test(test_left_out),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_threads_do_not_disturb_each_other),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -77,8 +77,7 @@ static void test_topics(void **state) {
     assert_string_equal(e.text, "topic orders is there twice");
     assert_int_equal(topology_add_topic(t, "null", NULL, &e), 0);
     assert_int_equal(add(t, TOPIC, 0, "Or ders", "{}"), -EINVAL);
-    assert_string_equal(e.text,
-                        "name may hold a-z, 0-9, '.', '_' and '-' only and begins with a letter or digit");
+    assert_string_equal(e.text, "name may hold a-z, 0-9, '.', '_' and '-' only and begins with a letter or digit");
     assert_refused(TOPIC, "{\"descripton\": \"\"}", "descripton is not a known member");
     assert_refused(TOPIC, "{\"name\": \"y\"}", "name must be \"x\"");
     assert_refused(TOPIC, "[]", "spec must be an object");
@@ -150,8 +149,7 @@ static void test_producer_refusals(void **state) {
         {"{\"jitter\": -0.1}", "check.jitter is -0.1, the limit is 0..1"},
         {"{\"concurrency\": 0}", "check.concurrency is 0, the limit is 1..4096"},
         {"{\"concurrency\": 4097}", "check.concurrency is 4097, the limit is 1..4096"},
-        {"{\"concurrency\": 9223372036854775807}",
-         "check.concurrency is 9223372036854775807, the limit is 1..4096"},
+        {"{\"concurrency\": 9223372036854775807}", "check.concurrency is 9223372036854775807, the limit is 1..4096"},
         {"{\"concurrency\": 1.0}", "check.concurrency must be a whole number"},
         {"{\"max_unknowns\": 1001}", "check.max_unknowns is 1001, the limit is 1..1000"},
         {"{\"timeout\": \"99ms\"}", "check.timeout is 99ms, the limit is 100ms..10m"},
@@ -169,7 +167,8 @@ static void test_producer_refusals(void **state) {
         {"{\"endpoints\": [\"http://a\", \"\"]}", "check.endpoints[1] is required"},
         {"{\"endpoints\": [\"ftp://a\"]}", "check.endpoints[0] must begin with http:// or https://"},
         {"{\"endpoints\": [\"http://1\",\"http://2\",\"http://3\",\"http://4\",\"http://5\",\"http://6\","
-         "\"http://7\",\"http://8\",\"http://9\"]}", "check.endpoints are 9, the limit is 8"},
+         "\"http://7\",\"http://8\",\"http://9\"]}",
+         "check.endpoints are 9, the limit is 8"},
         {"{\"secret\": \"hunter2\"}", "check.secret must be empty, or whsec_ and the base64 of 16..64 bytes"},
     };
 

@@ -120,9 +120,12 @@ static void test_random_range(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_growth_without_jitter), cmocka_unit_test(test_factor_one_never_grows),
-        cmocka_unit_test(test_formula_with_given_random), cmocka_unit_test(test_distribution),
-        cmocka_unit_test(test_no_overflow), cmocka_unit_test(test_nonsense_is_harmless),
+        cmocka_unit_test(test_growth_without_jitter),
+        cmocka_unit_test(test_factor_one_never_grows),
+        cmocka_unit_test(test_formula_with_given_random),
+        cmocka_unit_test(test_distribution),
+        cmocka_unit_test(test_no_overflow),
+        cmocka_unit_test(test_nonsense_is_harmless),
         cmocka_unit_test(test_random_range),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,8 +15,12 @@ static const struct header HEADERS[] = {
     {B("zon"), B("x")},   {B("a"), B("1")},
 };
 static const struct msg MESSAGES[] = {
-    {.topic = B("orders"), .key = {(const uint8_t *)"k\0y", 3}, .body = {(const uint8_t *)"\0\xff body", 7},
-     .content_type = B("application/json"), .headers = HEADERS, .headers_n = ARRAY_LEN(HEADERS)},
+    {.topic = B("orders"),
+     .key = {(const uint8_t *)"k\0y", 3},
+     .body = {(const uint8_t *)"\0\xff body", 7},
+     .content_type = B("application/json"),
+     .headers = HEADERS,
+     .headers_n = ARRAY_LEN(HEADERS)},
     {.topic = B("invoices")},
 };
 
@@ -58,7 +62,7 @@ static void test_moves(void **state) {
     assert_false(tx_may_move((enum tx_state)0, TX_CONFIRMED));
     assert_false(tx_may_move(TX_PREPARED, (enum tx_state)0));
     assert_false(tx_may_move((enum tx_state)9, (enum tx_state)9));
-    assert_false(tx_may_move((enum tx_state)-1, TX_CONFIRMED));
+    assert_false(tx_may_move((enum tx_state) - 1, TX_CONFIRMED));
     assert_false(tx_may_move(TX_PREPARED, (enum tx_state)40));
 }
 
@@ -66,8 +70,8 @@ static void test_delay_classes(void **state) {
     const struct {
         int64_t ms;
         int class;
-    } rows[] = {{0, 0}, {999, 0}, {1000, 0}, {9999, 0}, {10000, 1}, {59999, 1}, {60000, 2}, {599999, 2}, {600000, 3},
-                {86400000, 3}, {INT64_MAX, 3}, {-1, 0}};
+    } rows[] = {{0, 0},     {999, 0},    {1000, 0},   {9999, 0},     {10000, 1},     {59999, 1},
+                {60000, 2}, {599999, 2}, {600000, 3}, {86400000, 3}, {INT64_MAX, 3}, {-1, 0}};
 
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)
         assert_int_equal(delay_class_of(rows[i].ms), rows[i].class);
@@ -175,7 +179,9 @@ static void test_largest(void **state) {
         h[i] = (struct header){bytes_str(names[i]), bytes_of(value, sizeof(value))};
     }
     for (int i = 0; i < LIMIT_MESSAGES_HARD; i++)
-        m[i] = (struct msg){.topic = B("t"), .body = bytes_of(body, i == 3 ? sizeof(body) : 10), .headers = h,
+        m[i] = (struct msg){.topic = B("t"),
+                            .body = bytes_of(body, i == 3 ? sizeof(body) : 10),
+                            .headers = h,
                             .headers_n = i < 4 ? HEADERS_N : 1};
     for (int round = 0; round < 2; round++) {
         struct tx_content *c = make(m, LIMIT_MESSAGES_HARD);
@@ -241,8 +247,9 @@ static void test_restore_rewrites(void **state) {
 }
 
 static void test_restore_refuses(void **state) {
-    static const char *const bad[] = {"nonsense", "[]", "{\"a\":1}", "{\"a\":null}", "{\"a\":{}}", "{\"a\":\"x\"",
-                                      "\"a\"", "{\"a\":\"1\",\"a\":\"2\"}", "{\"a\":\"\\u0000\"}"};
+    static const char *const bad[] = {"nonsense",           "[]",           "{\"a\":1}", "{\"a\":null}",
+                                      "{\"a\":{}}",         "{\"a\":\"x\"", "\"a\"",     "{\"a\":\"1\",\"a\":\"2\"}",
+                                      "{\"a\":\"\\u0000\"}"};
     const uint8_t digest[32] = {0};
     struct tx_content *c = NULL;
 
@@ -310,11 +317,19 @@ static void test_references(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names), cmocka_unit_test(test_moves), cmocka_unit_test(test_delay_classes),
-        cmocka_unit_test(test_copy), cmocka_unit_test(test_one_block),
-        cmocka_unit_test(test_order_of_headers_is_irrelevant), cmocka_unit_test(test_without_messages),
-        cmocka_unit_test(test_largest), cmocka_unit_test(test_restore), cmocka_unit_test(test_restore_rewrites),
-        cmocka_unit_test(test_restore_refuses), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_references),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_moves),
+        cmocka_unit_test(test_delay_classes),
+        cmocka_unit_test(test_copy),
+        cmocka_unit_test(test_one_block),
+        cmocka_unit_test(test_order_of_headers_is_irrelevant),
+        cmocka_unit_test(test_without_messages),
+        cmocka_unit_test(test_largest),
+        cmocka_unit_test(test_restore),
+        cmocka_unit_test(test_restore_rewrites),
+        cmocka_unit_test(test_restore_refuses),
+        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_references),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -39,8 +39,8 @@ static void test_id_window(void **state) {
     const struct {
         int64_t at;
         int want;
-    } rows[] = {{now, 0}, {now - 86400000, 0}, {now - 86400001, 1}, {now + 300000, 0}, {now + 300001, 1}, {0, 1},
-                {(1ll << 48) - 1, 1}};
+    } rows[] = {{now, 0}, {now - 86400000, 0}, {now - 86400001, 1}, {now + 300000, 0}, {now + 300001, 1},
+                {0, 1},   {(1ll << 48) - 1, 1}};
     struct uuid id;
 
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
@@ -51,8 +51,7 @@ static void test_id_window(void **state) {
     }
     uuid_v7_make(now - 86400001, &id);
     assert_int_equal(validate_id_window(&limits, &id, now, &v), 1);
-    assert_string_equal(v.description,
-                        "its time lies 86400001 ms behind the database clock, the limit is 86400000");
+    assert_string_equal(v.description, "its time lies 86400001 ms behind the database clock, the limit is 86400000");
     uuid_v7_make(now + 300001, &id);
     assert_int_equal(validate_id_window(&limits, &id, now, &v), 1);
     assert_string_equal(v.description, "its time lies 300001 ms ahead of the database clock, the limit is 300000");
@@ -147,11 +146,10 @@ static void test_header_names(void **state) {
 
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         h[1].name = bytes_str(rows[i].name);
-        assert_refused(m, 3, rows[i].field,
-                       rows[i].description ? rows[i].description : rows[0].description);
+        assert_refused(m, 3, rows[i].field, rows[i].description ? rows[i].description : rows[0].description);
     }
-    static const char *const good[] = {"a", "firs", "firstx", "!#$%&'*+.^_`|~-", "txmsg", "ce", "cent-x", "webhooks",
-                                       "x-txmsg-id"};
+    static const char *const good[] = {"a",  "firs",   "firstx",   "!#$%&'*+.^_`|~-", "txmsg",
+                                       "ce", "cent-x", "webhooks", "x-txmsg-id"};
     for (size_t i = 0; i < ARRAY_LEN(good); i++) {
         h[1].name = bytes_str(good[i]);
         assert_valid(m, 3);
@@ -215,11 +213,15 @@ static void test_name_and_text(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(test_id_window, setup),    cmocka_unit_test_setup(test_count, setup),
-        cmocka_unit_test_setup(test_topic, setup),        cmocka_unit_test_setup(test_sizes, setup),
+        cmocka_unit_test_setup(test_id_window, setup),
+        cmocka_unit_test_setup(test_count, setup),
+        cmocka_unit_test_setup(test_topic, setup),
+        cmocka_unit_test_setup(test_sizes, setup),
         cmocka_unit_test_setup(test_transaction_bytes, setup),
-        cmocka_unit_test_setup(test_header_names, setup), cmocka_unit_test_setup(test_header_values, setup),
-        cmocka_unit_test_setup(test_header_limits, setup), cmocka_unit_test_setup(test_name_and_text, setup),
+        cmocka_unit_test_setup(test_header_names, setup),
+        cmocka_unit_test_setup(test_header_values, setup),
+        cmocka_unit_test_setup(test_header_limits, setup),
+        cmocka_unit_test_setup(test_name_and_text, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -274,10 +274,16 @@ static void test_signals_without_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_never_run), cmocka_unit_test(test_stopped_before_it_runs), cmocka_unit_test(test_order),
-        cmocka_unit_test(test_stop_runs_what_got_in), cmocka_unit_test(test_post_from_post),
-        cmocka_unit_test(test_is_mine), cmocka_unit_test(test_now), cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_post_against_stop), cmocka_unit_test(test_signals),
+        cmocka_unit_test(test_never_run),
+        cmocka_unit_test(test_stopped_before_it_runs),
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_stop_runs_what_got_in),
+        cmocka_unit_test(test_post_from_post),
+        cmocka_unit_test(test_is_mine),
+        cmocka_unit_test(test_now),
+        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_post_against_stop),
+        cmocka_unit_test(test_signals),
         cmocka_unit_test(test_signals_without_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

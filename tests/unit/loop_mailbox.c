@@ -236,7 +236,7 @@ static void test_stop_keeps_open_mailboxes(void **state) {
     assert_int_equal(loop_start(o.l), 0);
     assert_int_equal(loop_post(o.l, stop, o.l), 0);
     while (loop_post(o.l, stop, o.l) == 0)
-        sched_yield(); /* until the stop is effective */
+        sched_yield();                                             /* until the stop is effective */
     assert_int_equal(mailbox_send(o.m, &item_new(0, 1)->link), 0); /* the loop still runs for its owners */
     loop_join(o.l);
     assert_int_equal(o.received, 1);
@@ -245,9 +245,12 @@ static void test_stop_keeps_open_mailboxes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bound), cmocka_unit_test(test_close_delivers),
-        cmocka_unit_test(test_free_inside_receive), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_many_senders), cmocka_unit_test(test_close_against_senders),
+        cmocka_unit_test(test_bound),
+        cmocka_unit_test(test_close_delivers),
+        cmocka_unit_test(test_free_inside_receive),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_many_senders),
+        cmocka_unit_test(test_close_against_senders),
         cmocka_unit_test(test_stop_keeps_open_mailboxes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -197,10 +197,15 @@ static void test_no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fires_once_in_order), cmocka_unit_test(test_rearming_replaces),
-        cmocka_unit_test(test_stop), cmocka_unit_test(test_free_prevents_firing), cmocka_unit_test(test_free_unused),
-        cmocka_unit_test(test_rearm_inside), cmocka_unit_test(test_zero_starves_nobody),
-        cmocka_unit_test(test_counts_from_now), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_fires_once_in_order),
+        cmocka_unit_test(test_rearming_replaces),
+        cmocka_unit_test(test_stop),
+        cmocka_unit_test(test_free_prevents_firing),
+        cmocka_unit_test(test_free_unused),
+        cmocka_unit_test(test_rearm_inside),
+        cmocka_unit_test(test_zero_starves_nobody),
+        cmocka_unit_test(test_counts_from_now),
+        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

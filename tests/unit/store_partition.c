@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #define DAY 86400
-#define US 1000000ll
+#define US  1000000ll
 
 /* 2024-05-05 10:00 UTC; the schema is three days old. */
 static const int64_t noon_us = 1714903200ll * US, origin_us = (1714903200ll / DAY - 3) * DAY * US;

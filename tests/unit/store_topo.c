@@ -6,17 +6,17 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-#define TOPIC(name_) { .kind = TOPO_TOPIC, .name = name_, .spec = "{}" }
-#define PRODUCER(name_, spec_) { .kind = TOPO_PRODUCER, .name = name_, .spec = spec_ }
-#define SUB(name_, spec_) { .kind = TOPO_SUBSCRIPTION, .name = name_, .spec = spec_ }
+#define TOPIC(name_)                                                                                                   \
+    { .kind = TOPO_TOPIC, .name = name_, .spec = "{}" }
+#define PRODUCER(name_, spec_)                                                                                         \
+    { .kind = TOPO_PRODUCER, .name = name_, .spec = spec_ }
+#define SUB(name_, spec_)                                                                                              \
+    { .kind = TOPO_SUBSCRIPTION, .name = name_, .spec = spec_ }
 #define ORDERS "{\"topic\":\"orders\",\"sink\":{\"discard\":{}}}"
 
 static const struct topo_object stored[] = {
-    TOPIC("orders"),
-    TOPIC("refunds"),
-    PRODUCER("shop", "{\"check\":{\"first_after\":\"5s\"}}"),
-    SUB("mail", ORDERS),
-    SUB("audit", ORDERS),
+    TOPIC("orders"),     TOPIC("refunds"),     PRODUCER("shop", "{\"check\":{\"first_after\":\"5s\"}}"),
+    SUB("mail", ORDERS), SUB("audit", ORDERS),
 };
 
 static struct topo_plan plan(const struct topo_object *o, size_t n, bool prune) {
