@@ -22,6 +22,15 @@ struct feed_load {
     struct feed *feed; /* NULL = it is gone */
 };
 
+/* Where a subscription stands that has no cursor here. It is written again like the others, so that it is found. */
+struct resting {
+    struct list link;
+    int32_t sub;
+    struct lane_pos durable, staged;
+    bool riding; /* staged is in the batch in flight */
+    int32_t written_seq;
+};
+
 /* --- recording --- */
 
 static bool rewrite_due(const struct feed *f, const struct sub_cursor *c) {
@@ -37,6 +46,32 @@ static void find_unwritten(struct feed *f) {
         struct sub_cursor *c = LIST_ENTRY(e, struct sub_cursor, in_feed);
         if (rewrite_due(f, c) && list_empty(&c->changed))
             list_add_tail(&f->changed, &c->changed);
+    }
+}
+
+/* The same for those that rest; false: no room. */
+static bool collect_resting(struct feed *f, struct lane_batch *b) {
+    LIST_FOR(e, &f->resting) {
+        struct resting *r = LIST_ENTRY(e, struct resting, link);
+        if (r->riding || f->last_seq + 1 - r->written_seq < REWRITE_ENTRIES)
+            continue;
+        if (lane_add_progress(b, r->sub, r->durable) != 0)
+            return false;
+        r->staged = r->durable;
+        r->riding = true;
+        r->written_seq = f->last_seq + 1;
+    }
+    return true;
+}
+
+static void end_resting(struct feed *f, bool committed) {
+    LIST_FOR(e, &f->resting) {
+        struct resting *r = LIST_ENTRY(e, struct resting, link);
+        if (r->riding && committed)
+            r->durable = r->staged;
+        else if (r->riding)
+            r->written_seq = f->last_seq - REWRITE_ENTRIES;
+        r->riding = false;
     }
 }
 
@@ -66,6 +101,8 @@ static void rider_collect(void *arg, struct lane_batch *b) {
             list_add_tail(&more, &c->changed);
     }
     list_splice_tail(&f->changed, &more);
+    if (!collect_resting(f, b))
+        f->scanned_seq = f->last_seq - SCAN_ENTRIES; /* goes on with the next batch */
     if (f->retry)
         retry_collect(f->retry, b);
 }
@@ -74,6 +111,7 @@ static void rider_committed(void *arg, unsigned stale) {
     struct feed *f = arg;
 
     f->restarts = 0;
+    end_resting(f, true);
     while (!list_empty(&f->riding))
         cursor_committed(LIST_ENTRY(f->riding.next, struct sub_cursor, riding));
     if (f->retry)
@@ -87,6 +125,7 @@ static void rider_lost(void *arg) {
 
     if (f->retry)
         retry_lost(f->retry);
+    end_resting(f, false);
     LIST_FOR(e, &f->cursors)
         cursor_stop(LIST_ENTRY(e, struct sub_cursor, in_feed));
     int64_t pause_ms = MIN((int64_t)1000 << MIN(f->restarts, 5u), (int64_t)RESTART_MAX_MS);
@@ -131,6 +170,53 @@ static struct lane_pos start_of(const struct cursor *rows, size_t n, int32_t sub
     return found ? found->pos : (struct lane_pos){0};
 }
 
+static struct resting *find_resting(const struct feed *f, int32_t sub) {
+    LIST_FOR(e, &f->resting) {
+        struct resting *r = LIST_ENTRY(e, struct resting, link);
+        if (r->sub == sub)
+            return r;
+    }
+    return NULL;
+}
+
+static int add_resting(struct feed *f, int32_t sub, struct lane_pos durable, int32_t written_seq, struct resting **ret) {
+    struct resting *r = mem_zalloc(sizeof(*r));
+
+    if (!r)
+        return -ENOMEM;
+    r->sub = sub;
+    r->durable = r->staged = durable;
+    r->written_seq = written_seq;
+    list_add_tail(&f->resting, &r->link);
+    *ret = r;
+    return 0;
+}
+
+static void drop_resting(struct resting *r) {
+    list_del(&r->link);
+    mem_free(r);
+}
+
+static struct sub_cursor *find_cursor(const struct feed *f, int32_t sub) {
+    LIST_FOR(e, &f->cursors) {
+        struct sub_cursor *c = LIST_ENTRY(e, struct sub_cursor, in_feed);
+        if (c->outlet->conf->id == sub)
+            return c;
+    }
+    return NULL;
+}
+
+/* Stored positions of an adopted lane that are nobody's here. */
+static int keep_others(struct feed *f, const struct cursor *rows, size_t n) {
+    struct resting *r;
+
+    for (size_t i = 0; i < n; i++)
+        if (rows[i].target > 0 && !find_cursor(f, rows[i].target) && !find_resting(f, rows[i].target) &&
+            add_resting(f, rows[i].target, rows[i].pos, f->last_seq - REWRITE_ENTRIES, &r) < 0)
+            return -ENOMEM;
+    return 0;
+}
+
 static void start_asked(struct feed *f, const struct cursor *rows, size_t n) {
     /* In an adopted lane the rows stand somewhere within the last 1,000 entries: they are due. */
     int32_t written = f->adopted ? f->last_seq - REWRITE_ENTRIES : f->last_seq;
@@ -148,6 +234,13 @@ static void start_asked(struct feed *f, const struct cursor *rows, size_t n) {
 
 static void on_load_timer(void *arg);
 
+/* It did not work: again, later. */
+static void forget_asked(struct feed *f) {
+    LIST_FOR(e, &f->cursors)
+        LIST_ENTRY(e, struct sub_cursor, in_feed)->asked = false;
+    timer_arm(f->timer, LOAD_AGAIN_MS);
+}
+
 static void on_positions(void *arg, int code, const struct cursor *rows, size_t n, int32_t max_seq) {
     CLEANUP_FREE struct feed_load *load = arg;
     CLEANUP_FREE struct cursor *sorted = NULL;
@@ -159,9 +252,7 @@ static void on_positions(void *arg, int code, const struct cursor *rows, size_t 
     if (code == 0)
         sorted = mem_calloc(MAX(n, 1u), sizeof(*sorted));
     if (!sorted) {
-        LIST_FOR(e, &f->cursors)
-            LIST_ENTRY(e, struct sub_cursor, in_feed)->asked = false;
-        timer_arm(f->timer, LOAD_AGAIN_MS);
+        forget_asked(f);
         return;
     }
     if (n)
@@ -174,16 +265,30 @@ static void on_positions(void *arg, int code, const struct cursor *rows, size_t 
         f->last_seq = f->end_seq - 1;
         tail_begin(f->tail, f->end_seq);
     }
+    if (f->adopted && keep_others(f, sorted, n) < 0) {
+        forget_asked(f);
+        return;
+    }
     start_asked(f, sorted, n);
     on_load_timer(f); /* cursors that came meanwhile */
 }
 
-/* After a lost batch: on from what is durable. True if there are others that do not know where. */
+/* After a lost batch, or after a rest: on from what is durable. True if there are others that do not know where. */
 static bool restart(struct feed *f) {
     bool unknown = false;
 
     LIST_FOR(e, &f->cursors) {
         struct sub_cursor *c = LIST_ENTRY(e, struct sub_cursor, in_feed);
+        struct resting *r = c->ready ? NULL : find_resting(f, c->outlet->conf->id);
+        if (r && r->riding) { /* where, is being decided */
+            timer_arm(f->timer, LOAD_AGAIN_MS);
+            continue;
+        }
+        if (r) {
+            c->durable = r->durable;
+            c->known = true;
+            drop_resting(r);
+        }
         if (c->known && !c->ready) {
             cursor_start(c, c->durable, f->last_seq - REWRITE_ENTRIES);
             f->env->wake(f->env->wake_arg, c->outlet);
@@ -216,7 +321,7 @@ static void on_load_timer(void *arg) {
     f->load = load;
     LIST_FOR(e, &f->cursors) {
         struct sub_cursor *c = LIST_ENTRY(e, struct sub_cursor, in_feed);
-        c->asked = !c->known;
+        c->asked = !c->known && !find_resting(f, c->outlet->conf->id);
     }
 }
 
@@ -238,6 +343,7 @@ int feed_new(struct forward_env *env, struct lane *lane, int32_t number, bool ad
     list_init(&f->cursors);
     list_init(&f->changed);
     list_init(&f->riding);
+    list_init(&f->resting);
     struct tail_options o = {.env = env, .lane = number, .holders = holders, .arrived = wake_all, .arg = f};
     int r = timer_new(env->loop, on_load_timer, f, &f->timer);
     if (r == 0)
@@ -262,10 +368,26 @@ void feed_free(struct feed *f) {
         f->load->feed = NULL;
     while (!list_empty(&f->cursors))
         cursor_free(LIST_ENTRY(f->cursors.next, struct sub_cursor, in_feed));
+    while (!list_empty(&f->resting))
+        drop_resting(LIST_ENTRY(f->resting.next, struct resting, link));
     tail_free(f->tail);
     timer_free(f->timer);
     list_del(&f->link);
     mem_free(f);
+}
+
+void feed_remove(struct feed *f, struct sub_cursor *c) {
+    struct resting *r;
+
+    if (c->known && !find_resting(f, c->outlet->conf->id)) {
+        if (add_resting(f, c->outlet->conf->id, c->durable, c->written_seq, &r) == 0) {
+            r->riding = !list_empty(&c->riding);
+            r->staged = c->staged;
+        } else {
+            LOG_ERROR("forward", "lane %d: out of memory: the position of a subscription is lost", f->number);
+        }
+    }
+    cursor_free(c);
 }
 
 int feed_add(struct feed *f, struct outlet *o, bool at_start) {

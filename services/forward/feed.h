@@ -22,6 +22,7 @@ struct feed {
     struct tail *tail;
     struct list cursors; /* struct sub_cursor.in_feed */
     struct list changed, riding;
+    struct list resting; /* positions of subscriptions that are not in our snapshot */
     struct retry *retry; /* the worker's own lane: ends of claims ride here too */
     int32_t last_seq;    /* of the newest entry */
     int32_t end_seq;     /* adopted: there are no messages from here on; -1 = not known yet */
@@ -37,6 +38,8 @@ int feed_new(struct forward_env *env, struct lane *lane, int32_t number, bool ad
 void feed_free(struct feed *f); /* the lane still exists. NULL allowed */
 /* A cursor for an outlet. at_start: the lane is new and the subscription older: no need to ask where it begins. -ENOMEM */
 int feed_add(struct feed *f, struct outlet *o, bool at_start) MUSTCHECK;
+/* The cursor goes, its position is kept: the subscription may come back (paused, or unreadable for a while). */
+void feed_remove(struct feed *f, struct sub_cursor *c);
 /* From lane_owner.committed. */
 void feed_committed(struct feed *f, int32_t seq, int64_t at_us, const struct lane_confirmed *conf, uint32_t n);
 /* This cursor has something to record. now: sooner than progress_ms. */

@@ -120,8 +120,10 @@ static struct outlet *find_outlet(const struct forward *f, int32_t id) {
 }
 
 static void drop_outlet(struct outlet *o) {
-    while (!list_empty(&o->cursors))
-        cursor_free(LIST_ENTRY(o->cursors.next, struct sub_cursor, in_outlet));
+    while (!list_empty(&o->cursors)) {
+        struct sub_cursor *c = LIST_ENTRY(o->cursors.next, struct sub_cursor, in_outlet);
+        feed_remove(c->feed, c);
+    }
     outlet_free(o);
 }
 

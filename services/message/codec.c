@@ -1,7 +1,8 @@
 /* See codec.h. Requests were checked on the wire before (UTF-8, NUL, enum ranges); here the meaning is checked. */
 #include "message/codec.h"
 
-int codec_refuse(struct arena *a, struct rpc_error *err, int code, const char *reason, const char *field, const char *why) {
+int codec_refuse(struct arena *a, struct rpc_error *err, int code, const char *reason, const char *field,
+                 const char *why) {
     *err = (struct rpc_error){.code = code, .reason = reason, .field = field, .field_description = field ? why : NULL};
     err->message = field ? arena_printf(a, "%s: %s", field, why) : why;
     if (!err->message)
@@ -39,7 +40,8 @@ static int not_served(struct arena *a, struct rpc_error *err, size_t i, const ch
                         "is not served by this version");
 }
 
-static int one_message(const Txmsg__V1__Message *in, size_t i, struct arena *a, struct msg *out, struct rpc_error *err) {
+static int one_message(const Txmsg__V1__Message *in, size_t i, struct arena *a, struct msg *out,
+                       struct rpc_error *err) {
     if (in->deliver_at)
         return not_served(a, err, i, "deliver_at");
     if (in->expire_at)
@@ -60,8 +62,8 @@ static int one_message(const Txmsg__V1__Message *in, size_t i, struct arena *a, 
     return 0;
 }
 
-static int check_names(const struct topology *t, const struct codec_content_in *in, const struct msg *m, struct arena *a,
-                       struct rpc_error *err) {
+static int check_names(const struct topology *t, const struct codec_content_in *in, const struct msg *m,
+                       struct arena *a, struct rpc_error *err) {
     for (size_t i = 0; i < in->messages_n; i++)
         if (!topology_topic(t, m[i].topic)) {
             const char *why = arena_printf(a, "topic \"%s\" does not exist", (const char *)m[i].topic.p);
@@ -73,8 +75,8 @@ static int check_names(const struct topology *t, const struct codec_content_in *
     return 0;
 }
 
-int codec_content(const struct limits *l, const struct topology *t, const struct uuid *id, const struct codec_content_in *in,
-                  struct arena *a, struct tx_content **ret, struct rpc_error *err) {
+int codec_content(const struct limits *l, const struct topology *t, const struct uuid *id,
+                  const struct codec_content_in *in, struct arena *a, struct tx_content **ret, struct rpc_error *err) {
     struct violation v;
     if (validate_name("producer", text(in->producer), &v))
         return codec_violation(a, err, &v);
@@ -107,7 +109,8 @@ int codec_content(const struct limits *l, const struct topology *t, const struct
     int r = check_names(t, in, m, a, err);
     if (r)
         return r;
-    *ret = tx_content_new(id, text(in->producer), text(in->business_key), text(in->trace), in->check_after_ms, m, (uint32_t)n);
+    *ret = tx_content_new(id, text(in->producer), text(in->business_key), text(in->trace), in->check_after_ms, m,
+                          (uint32_t)n);
     return *ret ? 0 : -ENOMEM;
 }
 
@@ -134,8 +137,8 @@ static char *id_text(struct arena *a, const struct uuid *id) {
     return s;
 }
 
-Txmsg__V1__TransactionStatus *codec_status(struct arena *a, const struct uuid *id, enum tx_state state, enum tx_origin origin,
-                                           int64_t prepare_us, int64_t decision_us) {
+Txmsg__V1__TransactionStatus *codec_status(struct arena *a, const struct uuid *id, enum tx_state state,
+                                           enum tx_origin origin, int64_t prepare_us, int64_t decision_us) {
     Txmsg__V1__TransactionStatus *s = arena_alloc(a, sizeof(*s));
     if (!s)
         return NULL;
@@ -187,7 +190,8 @@ static int put_message(struct arena *a, const struct view_message *m, Txmsg__V1_
     b->key = (ProtobufCBinaryData){.data = (uint8_t *)copy_bytes(a, m->msg.key), .len = m->msg.key.n};
     if (m->msg.body.p)
         b->body = (ProtobufCBinaryData){.data = (uint8_t *)copy_bytes(a, m->msg.body), .len = m->msg.body.n};
-    if (!b->topic || !b->content_type || !b->key.data || (m->msg.body.n && !b->body.data) || put_headers(a, &m->msg, b) < 0)
+    if (!b->topic || !b->content_type || !b->key.data || (m->msg.body.n && !b->body.data) ||
+        put_headers(a, &m->msg, b) < 0)
         return -ENOMEM;
     out->n = (uint32_t)m->n;
     out->body_size = m->body_size;

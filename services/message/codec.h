@@ -10,7 +10,8 @@
 #include "txmsg/v1/message_service.pb-c.h"
 
 /* Sets *err (its strings in the arena) and returns 1 for "refused", so that a caller writes `return codec_refuse(...)`. */
-int codec_refuse(struct arena *a, struct rpc_error *err, int code, const char *reason, const char *field, const char *why) MUSTCHECK;
+int codec_refuse(struct arena *a, struct rpc_error *err, int code, const char *reason, const char *field,
+                 const char *why) MUSTCHECK;
 /* Adds a pair to ErrorInfo's metadata; value NULL adds nothing. */
 void codec_meta(struct rpc_error *err, const char *key, const char *value);
 int codec_violation(struct arena *a, struct rpc_error *err, const struct violation *v) MUSTCHECK;
@@ -22,13 +23,14 @@ struct codec_content_in {
     Txmsg__V1__Message *const *messages;
     int64_t check_after_ms; /* 0 = not given */
 };
-int codec_content(const struct limits *l, const struct topology *t, const struct uuid *id, const struct codec_content_in *in,
-                  struct arena *a, struct tx_content **ret, struct rpc_error *err) MUSTCHECK;
+int codec_content(const struct limits *l, const struct topology *t, const struct uuid *id,
+                  const struct codec_content_in *in, struct arena *a, struct tx_content **ret, struct rpc_error *err)
+    MUSTCHECK;
 
 int64_t codec_timestamp_us(const Google__Protobuf__Timestamp *t); /* NULL = 0 */
 /* NULL for 0. */
 Google__Protobuf__Timestamp *codec_timestamp(struct arena *a, int64_t us);
 /* NULL when the arena is full. */
-Txmsg__V1__TransactionStatus *codec_status(struct arena *a, const struct uuid *id, enum tx_state state, enum tx_origin origin,
-                                           int64_t prepare_us, int64_t decision_us);
+Txmsg__V1__TransactionStatus *codec_status(struct arena *a, const struct uuid *id, enum tx_state state,
+                                           enum tx_origin origin, int64_t prepare_us, int64_t decision_us);
 Txmsg__V1__Transaction *codec_transaction(struct arena *a, const struct view_tx *t);

@@ -13,12 +13,13 @@
 
 struct message_options {
     struct limits limits;
-    int64_t mailbox;    /* operations on their way to one worker; default 8192 */
-    int64_t queries;    /* Get and List under way per worker; default 256 */
+    int64_t mailbox; /* operations on their way to one worker; default 8192 */
+    int64_t queries; /* Get and List under way per worker; default 256 */
 };
 
 struct message_service;
-int message_service_new(struct store *s, const struct message_options *o, int workers, struct message_service **ret) MUSTCHECK;
+int message_service_new(struct store *s, const struct message_options *o, int workers, struct message_service **ret)
+    MUSTCHECK;
 void message_service_free(struct message_service *m); /* after the rpc server and the workers are gone */
 /* The methods to serve; *n = how many. Lives as long as the service. */
 const struct rpc_method *message_service_methods(struct message_service *m, size_t *n);
@@ -28,7 +29,8 @@ void message_service_topology(struct message_service *m, struct topology *t);
 
 /* One worker's end. @thread of its loop */
 struct message_worker;
-int message_worker_new(struct message_service *m, int index, struct loop *l, struct reader *r, struct message_worker **ret) MUSTCHECK;
+int message_worker_new(struct message_service *m, int index, struct loop *l, struct reader *r,
+                       struct message_worker **ret) MUSTCHECK;
 /* NULL: operations are answered SHUTTING_DOWN. */
 void message_worker_lane(struct message_worker *w, struct lane *lane);
 void message_worker_close(struct message_worker *w); /* no more operations get in; those inside are answered */

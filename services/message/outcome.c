@@ -5,7 +5,7 @@
 
 enum { RETRY_MS = 200 };
 
-static const char *or(const char *s, const char *fallback) {
+static const char * or (const char *s, const char *fallback) {
     return s ? s : fallback;
 }
 
@@ -19,7 +19,8 @@ static int decided_otherwise(const struct lane_op *op, struct arena *a, struct r
     *err = (struct rpc_error){
         .code = RPC_FAILED_PRECONDITION,
         .reason = "DECIDED_OTHERWISE",
-        .message = or(arena_printf(a, "the transaction is decided already: %s by %s", stored, origin), "decided otherwise"),
+        .message =
+            or (arena_printf(a, "the transaction is decided already: %s by %s", stored, origin), "decided otherwise"),
         .precondition_subject = "transaction_id",
     };
     char time[32];
@@ -51,11 +52,11 @@ static int explain(const struct lane_op *op, struct arena *a, struct rpc_error *
                             "the transaction_id lies past retention");
     case OP_REFUSED:
         return codec_refuse(a, err, RPC_INVALID_ARGUMENT, "REFUSED_BY_STORE", NULL,
-                            or(why, "the store refused a value; nothing was stored"));
+                            or (why, "the store refused a value; nothing was stored"));
     case OP_UNAVAILABLE:
         why = why ? arena_printf(a, "the store cannot write now, nothing was stored: %s", why) : NULL;
         (void)!codec_refuse(a, err, RPC_UNAVAILABLE, "STORE_UNAVAILABLE", NULL,
-                            or(why, "the store cannot write now, nothing was stored"));
+                            or (why, "the store cannot write now, nothing was stored"));
         err->retry_after_ms = RETRY_MS;
         return 1;
     case OP_OUTCOME_UNKNOWN:

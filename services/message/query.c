@@ -13,7 +13,7 @@ struct query {
     struct uuid id;
     bool bodies;
     struct view_filter filter;
-    uint32_t filter_hash; /* of what a page token must agree with */
+    uint32_t filter_hash;             /* of what a page token must agree with */
     const ProtobufCMessage *response; /* NULL = failed, err says why */
     struct rpc_error err;
 };
@@ -31,14 +31,17 @@ static void reply(struct rpc_call *call, void *arg) {
 
 static void finish(struct query *q) {
     if (!q->response && !q->err.code)
-        q->err = (struct rpc_error){.code = RPC_RESOURCE_EXHAUSTED, .reason = "RESPONSE_TOO_LARGE",
+        q->err = (struct rpc_error){.code = RPC_RESOURCE_EXHAUSTED,
+                                    .reason = "RESPONSE_TOO_LARGE",
                                     .message = "the answer does not fit into this call's memory; ask for less"};
     worker_wake(q->worker);
     rpc_call_finish(q->call, reply, q);
 }
 
 static void unavailable(struct query *q) {
-    q->err = (struct rpc_error){.code = RPC_UNAVAILABLE, .reason = "STORE_UNAVAILABLE", .message = "the store is away or busy",
+    q->err = (struct rpc_error){.code = RPC_UNAVAILABLE,
+                                .reason = "STORE_UNAVAILABLE",
+                                .message = "the store is away or busy",
                                 .retry_after_ms = 200};
 }
 
@@ -93,7 +96,8 @@ void query_run(struct list *link, struct reader *r, struct message_worker *w) {
     struct query *q = LIST_ENTRY(link, struct query, link);
     q->worker = w;
     struct pg_conn *c = reader_people(r);
-    int e = q->list ? view_list(c, q->service->store, &q->filter, on_list, q) : view_get(c, &q->id, q->bodies, on_get, q);
+    int e =
+        q->list ? view_list(c, q->service->store, &q->filter, on_list, q) : view_get(c, &q->id, q->bodies, on_get, q);
     if (e < 0) {
         unavailable(q);
         finish(q);
@@ -103,7 +107,9 @@ void query_run(struct list *link, struct reader *r, struct message_worker *w) {
 static void start(struct message_service *m, struct query *q) {
     if (worker_query(m->workers[0], &q->link) == 0)
         return;
-    const struct rpc_error err = {.code = RPC_RESOURCE_EXHAUSTED, .reason = "OVERLOADED", .message = "too many queries are waiting",
+    const struct rpc_error err = {.code = RPC_RESOURCE_EXHAUSTED,
+                                  .reason = "OVERLOADED",
+                                  .message = "too many queries are waiting",
                                   .retry_after_ms = 200};
     rpc_fail(q->call, &err);
 }
@@ -150,7 +156,8 @@ static int parse_token(const char *token, struct query *q) {
     return uuid_parse(bytes_of(token, UUID_TEXT - 1), &q->filter.before);
 }
 
-static int parse_filter(struct message_service *m, const Txmsg__V1__ListTransactionsRequest *in, struct arena *a, struct query *q) {
+static int parse_filter(struct message_service *m, const Txmsg__V1__ListTransactionsRequest *in, struct arena *a,
+                        struct query *q) {
     struct view_filter *f = &q->filter;
     f->producer = *in->producer ? in->producer : NULL;
     f->business_key = *in->business_key ? in->business_key : NULL;

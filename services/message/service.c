@@ -62,7 +62,8 @@ static int check_window(struct message_service *m, const struct uuid *id, struct
         if (has_partition(m, id))
             return 0;
         /* Accepted by the rules but without a partition yet: the keeper is behind. */
-        return codec_refuse(a, err, RPC_UNAVAILABLE, "STORE_UNAVAILABLE", NULL, "no partition for the time of this id yet");
+        return codec_refuse(a, err, RPC_UNAVAILABLE, "STORE_UNAVAILABLE", NULL,
+                            "no partition for the time of this id yet");
     }
     int r = codec_violation(a, err, &v);
     char text[UUID_TEXT];
@@ -89,7 +90,8 @@ static int duration_ms(const Google__Protobuf__Duration *d) {
     return (int)(d->seconds * 1000 + d->nanos / 1000000);
 }
 
-static int content_op(struct message_service *m, struct rpc_call *call, const struct content_request *in, struct item *i) {
+static int content_op(struct message_service *m, struct rpc_call *call, const struct content_request *in,
+                      struct item *i) {
     struct arena *a = rpc_call_arena(call);
     struct lane_op *op = &i->op;
     op->origin = TX_ORIGIN_RPC;
@@ -113,21 +115,25 @@ static int content_op(struct message_service *m, struct rpc_call *call, const st
     pthread_rwlock_unlock(&m->lock);
     int r = codec_content(&m->o.limits, t, &op->id, &c, a, &op->content, &i->err);
     if (r == 0)
-        op->check_after_ms = c.check_after_ms ? c.check_after_ms
-                                              : topology_producer(t, op->content->producer)->check.first_after_ms;
+        op->check_after_ms =
+            c.check_after_ms ? c.check_after_ms : topology_producer(t, op->content->producer)->check.first_after_ms;
     topology_unref(t);
     return r;
 }
 
-static int prepare_op(struct message_service *m, struct rpc_call *call, const Txmsg__V1__PrepareRequest *q, struct item *i) {
+static int prepare_op(struct message_service *m, struct rpc_call *call, const Txmsg__V1__PrepareRequest *q,
+                      struct item *i) {
     i->op.kind = OP_PREPARE;
-    const struct content_request c = {q->transaction_id, q->producer, q->business_key, q->n_messages, q->messages, q->check_after};
+    const struct content_request c = {q->transaction_id, q->producer, q->business_key,
+                                      q->n_messages,     q->messages, q->check_after};
     return content_op(m, call, &c, i);
 }
 
-static int publish_op(struct message_service *m, struct rpc_call *call, const Txmsg__V1__PublishRequest *q, struct item *i) {
+static int publish_op(struct message_service *m, struct rpc_call *call, const Txmsg__V1__PublishRequest *q,
+                      struct item *i) {
     i->op.kind = OP_PUBLISH;
-    const struct content_request c = {q->transaction_id, q->producer, q->business_key, q->n_messages, q->messages, NULL};
+    const struct content_request c = {q->transaction_id, q->producer, q->business_key,
+                                      q->n_messages,     q->messages, NULL};
     return content_op(m, call, &c, i);
 }
 
@@ -137,7 +143,8 @@ static int not_found(struct arena *a, const char *id, struct rpc_error *err) {
     return 1;
 }
 
-static int confirm_op(struct message_service *m, struct rpc_call *call, const Txmsg__V1__ConfirmRequest *q, struct item *i) {
+static int confirm_op(struct message_service *m, struct rpc_call *call, const Txmsg__V1__ConfirmRequest *q,
+                      struct item *i) {
     struct arena *a = rpc_call_arena(call);
     struct violation v;
     i->op.kind = OP_CONFIRM;
@@ -154,7 +161,8 @@ static int confirm_op(struct message_service *m, struct rpc_call *call, const Tx
     return has_partition(m, &i->op.id) ? 0 : not_found(a, q->transaction_id, &i->err);
 }
 
-static int cancel_op(struct message_service *m, struct rpc_call *call, const Txmsg__V1__CancelRequest *q, struct item *i) {
+static int cancel_op(struct message_service *m, struct rpc_call *call, const Txmsg__V1__CancelRequest *q,
+                     struct item *i) {
     struct arena *a = rpc_call_arena(call);
     struct violation v;
     struct rpc_error outside;
@@ -238,23 +246,25 @@ static Txmsg__V1__TransactionStatus *item_result(struct item *i, struct arena *a
         return NULL;
     Txmsg__V1__TransactionStatus *s = outcome_status(&i->op, a);
     if (!s) /* it is stored; only this answer could not be built */
-        *err = (struct rpc_error){.code = RPC_UNAVAILABLE, .reason = "OUTCOME_UNKNOWN", .retry_after_ms = 100,
+        *err = (struct rpc_error){.code = RPC_UNAVAILABLE,
+                                  .reason = "OUTCOME_UNKNOWN",
+                                  .retry_after_ms = 100,
                                   .message = "no memory for the answer: repeat with the same transaction_id"};
     return s;
 }
 
 /* The four unary responses have one shape: a status. */
-#define UNARY_REPLY(name, Type, type)                                         \
-    static void name(struct request *r) {                                     \
-        struct rpc_error err;                                                 \
-        Type response;                                                        \
-        type##__init(&response);                                              \
-        response.status = item_result(&r->items[0], rpc_call_arena(r->call), &err); \
-        request_drop(r);                                                      \
-        if (response.status)                                                  \
-            rpc_reply(r->call, &response.base);                               \
-        else                                                                  \
-            rpc_fail(r->call, &err);                                          \
+#define UNARY_REPLY(name, Type, type)                                                                                  \
+    static void name(struct request *r) {                                                                              \
+        struct rpc_error err;                                                                                          \
+        Type response;                                                                                                 \
+        type##__init(&response);                                                                                       \
+        response.status = item_result(&r->items[0], rpc_call_arena(r->call), &err);                                    \
+        request_drop(r);                                                                                               \
+        if (response.status)                                                                                           \
+            rpc_reply(r->call, &response.base);                                                                        \
+        else                                                                                                           \
+            rpc_fail(r->call, &err);                                                                                   \
     }
 UNARY_REPLY(reply_prepare, Txmsg__V1__PrepareResponse, txmsg__v1__prepare_response)
 UNARY_REPLY(reply_confirm, Txmsg__V1__ConfirmResponse, txmsg__v1__confirm_response)
@@ -267,7 +277,9 @@ static bool configured(struct message_service *m, struct rpc_call *call) {
     pthread_rwlock_unlock(&m->lock);
     if (ok)
         return true;
-    const struct rpc_error err = {.code = RPC_UNAVAILABLE, .reason = "STORE_UNAVAILABLE", .retry_after_ms = 200,
+    const struct rpc_error err = {.code = RPC_UNAVAILABLE,
+                                  .reason = "STORE_UNAVAILABLE",
+                                  .retry_after_ms = 200,
                                   .message = "the configuration is not read from the store yet"};
     rpc_fail(call, &err);
     return false;
@@ -285,17 +297,17 @@ static void unary(struct message_service *m, struct rpc_call *call, int decoded,
     }
 }
 
-#define UNARY_HANDLER(name, Request, decode, reply)                                   \
-    static void name(struct rpc_call *call, void *user) {                             \
-        struct message_service *m = user;                                             \
-        if (!configured(m, call))                                                     \
-            return;                                                                   \
-        struct request *r = request_new(call, 1, reply);                              \
-        if (!r) {                                                                     \
-            service_fail_memory(call);                                                \
-            return;                                                                   \
-        }                                                                             \
-        unary(m, call, decode(m, call, (const Request *)rpc_call_request(call), &r->items[0]), r); \
+#define UNARY_HANDLER(name, Request, decode, reply)                                                                    \
+    static void name(struct rpc_call *call, void *user) {                                                              \
+        struct message_service *m = user;                                                                              \
+        if (!configured(m, call))                                                                                      \
+            return;                                                                                                    \
+        struct request *r = request_new(call, 1, reply);                                                               \
+        if (!r) {                                                                                                      \
+            service_fail_memory(call);                                                                                 \
+            return;                                                                                                    \
+        }                                                                                                              \
+        unary(m, call, decode(m, call, (const Request *)rpc_call_request(call), &r->items[0]), r);                     \
     }
 UNARY_HANDLER(handle_prepare, Txmsg__V1__PrepareRequest, prepare_op, reply_prepare)
 UNARY_HANDLER(handle_confirm, Txmsg__V1__ConfirmRequest, confirm_op, reply_confirm)
@@ -333,7 +345,9 @@ static void reply_batch(struct request *r) {
         rpc_reply(r->call, &response.base);
         return;
     }
-    const struct rpc_error err = {.code = RPC_UNAVAILABLE, .reason = "OUTCOME_UNKNOWN", .retry_after_ms = 100,
+    const struct rpc_error err = {.code = RPC_UNAVAILABLE,
+                                  .reason = "OUTCOME_UNKNOWN",
+                                  .retry_after_ms = 100,
                                   .message = "no memory for the answer: repeat with the same transaction_ids"};
     rpc_fail(r->call, &err);
 }
@@ -362,8 +376,9 @@ static void handle_batch(struct rpc_call *call, void *user) {
     if (!configured(m, call))
         return;
     if (q->n_operations == 0 || q->n_operations > LIMIT_BATCH_OPERATIONS) {
-        (void)!codec_refuse(a, &err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "operations",
-                            arena_printf(a, "has %zu operations, allowed are 1 to %d", q->n_operations, LIMIT_BATCH_OPERATIONS));
+        (void)!codec_refuse(
+            a, &err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "operations",
+            arena_printf(a, "has %zu operations, allowed are 1 to %d", q->n_operations, LIMIT_BATCH_OPERATIONS));
         rpc_fail(call, &err);
         return;
     }
@@ -397,8 +412,9 @@ int message_service_new(struct store *s, const struct message_options *o, int wo
     m->workers_n = workers;
     pthread_rwlock_init(&m->lock, NULL);
     const struct rpc_method methods[] = {
-#define METHOD(name, request, response, handler) \
-    {"/txmsg.v1.MessageService/" name, &txmsg__v1__##request##__descriptor, &txmsg__v1__##response##__descriptor, handler, m}
+#define METHOD(name, request, response, handler)                                                                       \
+    {"/txmsg.v1.MessageService/" name, &txmsg__v1__##request##__descriptor, &txmsg__v1__##response##__descriptor,      \
+     handler, m}
         METHOD("Prepare", prepare_request, prepare_response, handle_prepare),
         METHOD("Confirm", confirm_request, confirm_response, handle_confirm),
         METHOD("Cancel", cancel_request, cancel_response, handle_cancel),

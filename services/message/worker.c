@@ -66,7 +66,8 @@ static void prepare_closed(uv_handle_t *h) {
     mem_free(h);
 }
 
-int message_worker_new(struct message_service *m, int index, struct loop *l, struct reader *r, struct message_worker **ret) {
+int message_worker_new(struct message_service *m, int index, struct loop *l, struct reader *r,
+                       struct message_worker **ret) {
     struct message_worker *w = mem_zalloc(sizeof(*w));
     if (!w)
         return -ENOMEM;

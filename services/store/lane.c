@@ -21,10 +21,10 @@
 
 enum { SWEEP_MS = 100, STALL_MS = 1000, ARRAY_BYTES_MAX = 64 << 20, ARENA_BYTES_MAX = 4 << 20 };
 
-#define LANE_SESSION                                                                                            \
-    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off" \
-    " -c enable_bitmapscan=off -c enable_material=off -c jit=off -c lock_timeout=1000"                          \
-    " -c idle_in_transaction_session_timeout=5000 -c default_transaction_isolation=read\\ committed"           \
+#define LANE_SESSION                                                                                                   \
+    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"       \
+    " -c enable_bitmapscan=off -c enable_material=off -c jit=off -c lock_timeout=1000"                                 \
+    " -c idle_in_transaction_session_timeout=5000 -c default_transaction_isolation=read\\ committed"                   \
     " -c synchronous_commit=on"
 
 static void open_lane(struct lane *l);
@@ -93,7 +93,7 @@ void lane_riders_end(struct lane *l, bool committed) {
     l->b.added = 0;
     l->b.check_adds_n = l->b.check_ends_n = l->b.spills_n = l->b.delivery_ends_n = l->b.prog_n = l->b.counts_n = 0;
     l->depth++;
-    LIST_FOR_SAFE(e, &l->riders) {
+    LIST_FOR_SAFE (e, &l->riders) {
         struct lane_rider *r = LIST_ENTRY(e, struct lane_rider, link);
         if (!r->added)
             continue;
@@ -190,7 +190,8 @@ void lane_pause(struct lane *l, uint64_t ms) {
 static bool batch_settled(const struct lane *l) {
     if (l->state == LANE_COMMITTING)
         return !l->b.exact || l->b.trip >= TRIP_COMMIT;
-    return l->state == LANE_UNKNOWN || l->state == LANE_RESOLVING || l->state == LANE_READING || l->state == LANE_WAITING;
+    return l->state == LANE_UNKNOWN || l->state == LANE_RESOLVING || l->state == LANE_READING ||
+           l->state == LANE_WAITING;
 }
 
 /* Those of the batch. While it waits for another try nothing of it is stored; else nobody can say. */
@@ -203,7 +204,8 @@ static void sweep_batch(struct lane *l, uint64_t now) {
         if (settled && (past || waited)) {
             l->b.ops[i] = NULL;
             lane_op_end(l, op, !waiting ? OP_OUTCOME_UNKNOWN : past ? OP_EXPIRED : OP_UNAVAILABLE);
-        } else if (past && l->state == LANE_COMMITTING && now - op->deadline_ns > STALL_MS * NS_PER_MS && pg_conn_ready(l->conn)) {
+        } else if (past && l->state == LANE_COMMITTING && now - op->deadline_ns > STALL_MS * NS_PER_MS &&
+                   pg_conn_ready(l->conn)) {
             LOG_WARN("store", "lane %d: PostgreSQL does not answer", l->number);
             lane_reconnect(l);
         }
@@ -216,7 +218,7 @@ static void on_sweep(void *arg) {
     uint64_t now = clock_mono_ns();
     bool moving = l->allowed && (l->state == LANE_READY || l->state == LANE_COMMITTING || l->state == LANE_READING);
     l->depth++;
-    LIST_FOR_SAFE(e, &l->queue) {
+    LIST_FOR_SAFE (e, &l->queue) {
         struct lane_op *op = LIST_ENTRY(e, struct lane_op, link);
         bool waited = now - op->queued_ns > STORE_GRACE_MS * NS_PER_MS;
         if (!moving && waited) {
@@ -451,7 +453,9 @@ void lane_close(struct lane *l, void (*fn)(void *arg), void *arg) {
 
 /* --- life --- */
 
-static int lane_make(struct loop *loop, struct store *s, const struct uuid *run, const struct lane_owner *owner, struct lane **ret) {
+static int lane_make(struct loop *loop, struct store *s, const struct uuid *run, const struct lane_owner *owner,
+                     struct lane **ret) {
+    lane_metrics_init();
     struct lane *l = mem_zalloc(sizeof(*l));
     if (!l)
         return -ENOMEM;
@@ -499,7 +503,8 @@ static int connect_lane(struct lane *l) {
     return pg_conn_new(l->loop, &o, &l->conn);
 }
 
-int lane_new(struct loop *loop, struct store *s, const struct uuid *run, const struct lane_owner *owner, struct lane **ret) {
+int lane_new(struct loop *loop, struct store *s, const struct uuid *run, const struct lane_owner *owner,
+             struct lane **ret) {
     struct lane *l;
     int r = lane_make(loop, s, run, owner, &l);
     if (r == 0 && (r = connect_lane(l)) < 0)
@@ -527,7 +532,8 @@ int lane_adopt(struct loop *loop, struct store *s, const struct uuid *run, int32
 }
 
 bool lane_ready(const struct lane *l) {
-    return l->number != 0 && l->allowed && (l->state == LANE_READY || l->state == LANE_COMMITTING || l->state == LANE_READING);
+    return l->number != 0 && l->allowed &&
+           (l->state == LANE_READY || l->state == LANE_COMMITTING || l->state == LANE_READING);
 }
 
 int32_t lane_number(const struct lane *l) {
@@ -547,7 +553,8 @@ void lane_free(struct lane *l) {
     pg_conn_free(l->conn);
     timer_free(l->timer);
     timer_free(l->sweep);
-    bool sent = l->state == LANE_COMMITTING || l->state == LANE_UNKNOWN || l->state == LANE_RESOLVING || l->state == LANE_READING;
+    bool sent = l->state == LANE_COMMITTING || l->state == LANE_UNKNOWN || l->state == LANE_RESOLVING ||
+                l->state == LANE_READING;
     for (uint32_t i = 0; i < l->b.ops_n; i++)
         if (l->b.ops[i])
             lane_op_end(l, l->b.ops[i], sent ? OP_OUTCOME_UNKNOWN : OP_SHUTDOWN);

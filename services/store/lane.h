@@ -15,17 +15,17 @@
 enum op_kind { OP_PREPARE, OP_PUBLISH, OP_CONFIRM, OP_CANCEL };
 
 enum op_outcome {
-    OP_OK,               /* done now, or a repeat that agrees; the commit that proves it is durable */
-    OP_NOT_FOUND,        /* Confirm / Cancel of an id that is not (yet) stored */
-    OP_CONTENT_DIFFERS,  /* same id, other content */
+    OP_OK,                /* done now, or a repeat that agrees; the commit that proves it is durable */
+    OP_NOT_FOUND,         /* Confirm / Cancel of an id that is not (yet) stored */
+    OP_CONTENT_DIFFERS,   /* same id, other content */
     OP_DECIDED_OTHERWISE, /* see decision and decided_by; also any Prepare, Publish or Confirm on a tombstone */
-    OP_PRODUCER_DIFFERS, /* the transaction belongs to another producer */
-    OP_PAST_RETENTION,   /* the id lies below the retention floor */
-    OP_REFUSED,          /* PostgreSQL refused a value (`why`): nothing of this operation is stored */
-    OP_UNAVAILABLE,      /* the store cannot write now; nothing is stored */
-    OP_OUTCOME_UNKNOWN,  /* a commit was sent and its answer lost: repeat under the same id */
-    OP_EXPIRED,          /* its deadline passed before its batch formed; nothing is stored */
-    OP_SHUTDOWN,         /* the lane is closing; nothing is stored */
+    OP_PRODUCER_DIFFERS,  /* the transaction belongs to another producer */
+    OP_PAST_RETENTION,    /* the id lies below the retention floor */
+    OP_REFUSED,           /* PostgreSQL refused a value (`why`): nothing of this operation is stored */
+    OP_UNAVAILABLE,       /* the store cannot write now; nothing is stored */
+    OP_OUTCOME_UNKNOWN,   /* a commit was sent and its answer lost: repeat under the same id */
+    OP_EXPIRED,           /* its deadline passed before its batch formed; nothing is stored */
+    OP_SHUTDOWN,          /* the lane is closing; nothing is stored */
 };
 
 /*
@@ -36,21 +36,22 @@ struct lane_op {
     struct hnode node; /* private */
     /* in */
     enum op_kind kind;
-    enum tx_origin origin;      /* of the decision: rpc, check, admin */
+    enum tx_origin origin; /* of the decision: rpc, check, admin */
     struct uuid id;
-    struct tx_content *content; /* Prepare, Publish: the submitter's reference, the lane takes its own where it keeps it */
-    struct bytes producer;      /* Confirm, Cancel: n = 0 means not given; else it must match */
+    struct tx_content
+        *content;          /* Prepare, Publish: the submitter's reference, the lane takes its own where it keeps it */
+    struct bytes producer; /* Confirm, Cancel: n = 0 means not given; else it must match */
     struct bytes reason, actor; /* may be empty */
     int64_t check_after_ms;     /* Prepare: the request's, or the producer's policy */
-    bool tombstone;             /* Cancel: an unknown id may be closed for ever (producer given, id within the window) */
-    uint64_t deadline_ns;       /* CLOCK_MONOTONIC; 0 = none */
+    bool tombstone;       /* Cancel: an unknown id may be closed for ever (producer given, id within the window) */
+    uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0 = none */
     void (*done)(struct lane_op *op); /* once */
     /* out */
     enum op_outcome outcome;
-    enum tx_state state;          /* after the operation (OK), or the stored one */
-    enum tx_origin decided_by;    /* origin of the stored decision, none if undecided */
+    enum tx_state state;             /* after the operation (OK), or the stored one */
+    enum tx_origin decided_by;       /* origin of the stored decision, none if undecided */
     int64_t prepare_us, decision_us; /* microseconds since 1970, 0 = unknown or none */
-    char why[160];                /* REFUSED, UNAVAILABLE: for people */
+    char why[160];                   /* REFUSED, UNAVAILABLE: for people */
     /* private */
     bool won_header, won_decision, exact, queued;
     uint64_t queued_ns;
@@ -73,7 +74,8 @@ enum { LANE_FULL = 1 }; /* positive outcome of the adders: no room in this batch
 /* Where a cursor stands. At most one per target and batch; the later call replaces the earlier. */
 int lane_add_progress(struct lane_batch *b, int32_t target, struct lane_pos pos) MUSTCHECK;
 /* Counters of a subscription, added up. */
-int lane_add_counts(struct lane_batch *b, int32_t sub, int32_t delivered, int32_t dead, int32_t discarded, int32_t spilled) MUSTCHECK;
+int lane_add_counts(struct lane_batch *b, int32_t sub, int32_t delivered, int32_t dead, int32_t discarded,
+                    int32_t spilled) MUSTCHECK;
 /* An undecided transaction whose first check is due at `due_us`. DO NOTHING if there is a row. */
 int lane_add_check(struct lane_batch *b, const struct uuid *tx, const char *producer, int64_t due_us) MUSTCHECK;
 /* End of a claimed check that brought no decision, by token: next due in `due_in_ms`, counts as they are now; stuck moves it to STUCK. */
@@ -82,7 +84,7 @@ struct check_finish {
     int32_t token;
     int64_t due_in_ms;
     int32_t unknowns, failures;
-    bool stuck, remove; /* remove: the transaction is decided, the row goes */
+    bool stuck, remove;     /* remove: the transaction is decided, the row goes */
     const char *last_error; /* NULL = none; copied */
 };
 int lane_add_check_finish(struct lane_batch *b, const struct check_finish *f) MUSTCHECK;
@@ -106,9 +108,9 @@ struct delivery_finish {
     int16_t n;
     int32_t token;
     enum delivery_end end;
-    int64_t due_in_ms;  /* RETRY */
-    int32_t attempt;    /* made so far */
-    const char *error;  /* RETRY, DEAD; copied */
+    int64_t due_in_ms; /* RETRY */
+    int32_t attempt;   /* made so far */
+    const char *error; /* RETRY, DEAD; copied */
 };
 int lane_add_delivery_finish(struct lane_batch *b, const struct delivery_finish *f) MUSTCHECK;
 
@@ -137,7 +139,8 @@ struct lane_owner {
     /* The lane is open: number and first seq. Comes again with a new number after it was fenced. */
     void (*opened)(void *arg, int32_t lane);
     /* Entry `seq` is durable; conf_n may be 0. Comes in order of seq. */
-    void (*committed)(void *arg, int32_t lane, int32_t seq, int64_t at_us, const struct lane_confirmed *conf, uint32_t conf_n);
+    void (*committed)(void *arg, int32_t lane, int32_t seq, int64_t at_us, const struct lane_confirmed *conf,
+                      uint32_t conf_n);
     /* Somebody sealed this lane: stop dispatching from it and forget it. A new one will be `opened`. */
     void (*fenced)(void *arg, int32_t lane);
     void *arg;
@@ -145,7 +148,8 @@ struct lane_owner {
 
 struct lane;
 /* `run`: this worker's identity, its row in `worker` must exist. Opens by itself, and again after being fenced. */
-int lane_new(struct loop *l, struct store *s, const struct uuid *run, const struct lane_owner *owner, struct lane **ret) MUSTCHECK;
+int lane_new(struct loop *l, struct store *s, const struct uuid *run, const struct lane_owner *owner, struct lane **ret)
+    MUSTCHECK;
 /* An adopted lane of a dead worker, sealed by us at `next_seq` - 1: takes riders only and writes kind P entries behind the seal. */
 int lane_adopt(struct loop *l, struct store *s, const struct uuid *run, int32_t number, int32_t next_seq,
                const struct lane_owner *owner, struct lane **ret) MUSTCHECK;
@@ -156,7 +160,7 @@ void lane_remove_rider(struct lane *l, struct lane_rider *r);
 int lane_submit(struct lane *l, struct lane_op *op) MUSTCHECK;
 /* A rider has something: a commit follows within `within_ms` at the latest, at once with 0. */
 void lane_kick(struct lane *l, uint64_t within_ms);
-bool lane_ready(const struct lane *l);    /* can commit now */
+bool lane_ready(const struct lane *l);     /* can commit now */
 int32_t lane_number(const struct lane *l); /* 0 = not open yet */
 /* The owner's 3.5 s rule: false stops commits and dispatching until true (its heartbeat got through). */
 void lane_allow(struct lane *l, bool allowed);
@@ -166,4 +170,6 @@ void lane_allow(struct lane *l, bool allowed);
  * state sealed) and calls fn once. Up to the caller to bound it in time with lane_free().
  */
 void lane_close(struct lane *l, void (*fn)(void *arg), void *arg);
-void lane_free(struct lane *l); /* queued operations get OP_SHUTDOWN, in-flight ones OP_OUTCOME_UNKNOWN, riders lost(). NULL allowed */
+void lane_free(
+    struct lane
+        *l); /* queued operations get OP_SHUTDOWN, in-flight ones OP_OUTCOME_UNKNOWN, riders lost(). NULL allowed */

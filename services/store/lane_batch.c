@@ -18,15 +18,15 @@
 
 #include <pthread.h>
 
-#define MESSAGE_COLUMNS                                                                                           \
-    "(tx, n, total, delay_class, check_after, producer, topic, business_key, digest, trace, okey, content_type, " \
+#define MESSAGE_COLUMNS                                                                                                \
+    "(tx, n, total, delay_class, check_after, producer, topic, business_key, digest, trace, okey, content_type, "      \
     "headers, body)"
 #define MESSAGE_ROWS                                                                                                   \
     " SELECT * FROM unnest($1::uuid[], $2::int2[], $3::int2[], $4::int2[], $5::int4[], $6::text[], $7::text[], "       \
     "$8::text[], $9::bytea[], $10::text[], $11::bytea[], $12::text[], $13::text[], $14::bytea[])"
 #define DECISION_COLUMNS "INSERT INTO decision (tx, verdict, origin, producer, lane, seq, at, actor, reason)"
-#define DECISION_HEADER                                                                                      \
-    "(SELECT m.producer FROM message m WHERE m.tx = u.tx AND m.n = 0 AND m.tx BETWEEN $8::uuid AND $9::uuid" \
+#define DECISION_HEADER                                                                                                \
+    "(SELECT m.producer FROM message m WHERE m.tx = u.tx AND m.n = 0 AND m.tx BETWEEN $8::uuid AND $9::uuid"           \
     " AND (u.want IS NULL OR m.producer = u.want)"
 
 extern const struct pg_stmt lane_rider_stmts[];
@@ -42,11 +42,11 @@ static const struct pg_stmt batch_stmts[] = {
                  " $9::int4[], $10::int4[], $11::int4[] FROM cfg c RETURNING at"},
     {"messages", "INSERT INTO message " MESSAGE_COLUMNS MESSAGE_ROWS},
     {"headers", "INSERT INTO message " MESSAGE_COLUMNS MESSAGE_ROWS " ON CONFLICT (tx, n) DO NOTHING RETURNING tx"},
-    {"decisions", DECISION_COLUMNS
-     " SELECT u.tx, u.verdict, u.origin, h.producer, $6::int4, $7::int4, now(), u.actor, u.reason"
-     " FROM unnest($1::uuid[], $2::int2[], $3::int2[], $4::text[], $5::text[], $10::text[])"
-     " u(tx, verdict, origin, want, actor, reason) LEFT JOIN LATERAL " DECISION_HEADER
-     " AND (u.verdict = 2 OR (m.total > 0 AND m.later = 0)) OFFSET 0) h ON true"},
+    {"decisions",
+     DECISION_COLUMNS " SELECT u.tx, u.verdict, u.origin, h.producer, $6::int4, $7::int4, now(), u.actor, u.reason"
+                      " FROM unnest($1::uuid[], $2::int2[], $3::int2[], $4::text[], $5::text[], $10::text[])"
+                      " u(tx, verdict, origin, want, actor, reason) LEFT JOIN LATERAL " DECISION_HEADER
+                      " AND (u.verdict = 2 OR (m.total > 0 AND m.later = 0)) OFFSET 0) h ON true"},
     {"decisions_exact", DECISION_COLUMNS
      " SELECT u.tx, u.verdict, u.origin, h.producer, $6::int4, $7::int4, now(), u.actor, u.reason"
      " FROM unnest($1::uuid[], $2::int2[], $3::int2[], $4::text[], $5::text[], $10::text[], $11::bytea[])"
@@ -126,7 +126,7 @@ static void take_ops(struct lane *l) {
     int64_t lo = INT64_MAX, hi = INT64_MIN;
     uint64_t now = clock_mono_ns();
     uint32_t max = (uint32_t)MIN((int64_t)l->batch_max, l->store->o.lane_batch);
-    LIST_FOR_SAFE(e, &l->queue) {
+    LIST_FOR_SAFE (e, &l->queue) {
         struct lane_op *op = LIST_ENTRY(e, struct lane_op, link);
         size_t n = lane_op_bytes(op);
         if (b->ops_n == max || (b->ops_n && b->bytes + n > (size_t)l->store->o.lane_batch_bytes))
@@ -161,7 +161,7 @@ bool batch_form(struct lane *l) {
     b->exact = clock_mono_ns() < l->exact_until_ns;
     if (!l->adopted)
         take_ops(l);
-    LIST_FOR(e, &l->riders) {
+    LIST_FOR (e, &l->riders) {
         struct lane_rider *r = LIST_ENTRY(e, struct lane_rider, link);
         uint32_t before = b->added;
         r->collect(r->arg, b);
@@ -208,11 +208,27 @@ int batch_find(const struct lane_batch *b, const struct uuid *id) {
 
 /* --- rows --- */
 
-enum { A_TX, A_N, A_TOTAL, A_CLASS, A_AFTER, A_PRODUCER, A_TOPIC, A_BUSINESS, A_DIGEST, A_TRACE, A_KEY, A_TYPE, A_HEADERS, A_BODY, A_MESSAGE_COLUMNS };
+enum {
+    A_TX,
+    A_N,
+    A_TOTAL,
+    A_CLASS,
+    A_AFTER,
+    A_PRODUCER,
+    A_TOPIC,
+    A_BUSINESS,
+    A_DIGEST,
+    A_TRACE,
+    A_KEY,
+    A_TYPE,
+    A_HEADERS,
+    A_BODY,
+    A_MESSAGE_COLUMNS
+};
 
-static const uint32_t message_oids[A_MESSAGE_COLUMNS] = {
-    OID_UUID, OID_INT2, OID_INT2, OID_INT2, OID_INT4,  OID_TEXT, OID_TEXT,
-    OID_TEXT, OID_BYTEA, OID_TEXT, OID_BYTEA, OID_TEXT, OID_TEXT, OID_BYTEA};
+static const uint32_t message_oids[A_MESSAGE_COLUMNS] = {OID_UUID,  OID_INT2, OID_INT2, OID_INT2,  OID_INT4,
+                                                         OID_TEXT,  OID_TEXT, OID_TEXT, OID_BYTEA, OID_TEXT,
+                                                         OID_BYTEA, OID_TEXT, OID_TEXT, OID_BYTEA};
 
 static void put_message(struct buf *a, const struct lane_op *op, uint16_t n) {
     const struct tx_content *c = op->content;
@@ -273,8 +289,9 @@ static int send_messages(struct lane *l, enum message_part part) {
     struct pg_params p;
     pg_params_init(&p);
     int r = end_arrays(l, A_MESSAGE_COLUMNS, &p);
-    return r < 0 ? r : batch_step(l, part == HEADERS_ONLY ? STEP_HEADERS : STEP_OTHER,
-                                  part == HEADERS_ONLY ? "headers" : "messages", &p);
+    return r < 0 ? r
+                 : batch_step(l, part == HEADERS_ONLY ? STEP_HEADERS : STEP_OTHER,
+                              part == HEADERS_ONLY ? "headers" : "messages", &p);
 }
 
 static bool decides(const struct lane_op *op) {
@@ -321,7 +338,8 @@ static int send_decisions(struct lane *l, bool exact) {
 /* The lane row: what won, counted, and how far the cursors are. Remembers the confirmed ids in the order of the row. */
 static int send_lane_row(struct lane *l) {
     struct lane_batch *b = &l->b;
-    struct buf *prep = &l->arrays[0], *conf = &l->arrays[1], *cnt = &l->arrays[2], *sub = &l->arrays[3], *prog = &l->arrays[4];
+    struct buf *prep = &l->arrays[0], *conf = &l->arrays[1], *cnt = &l->arrays[2], *sub = &l->arrays[3],
+               *prog = &l->arrays[4];
     int32_t counted[4] = {0}; /* prepared, confirmed, cancelled, tombstones */
     int16_t classes = 0;
     pgarr_begin(prep, OID_UUID);
@@ -341,8 +359,8 @@ static int send_lane_row(struct lane *l) {
         if (op->won_decision && op->kind != OP_CANCEL) {
             counted[1]++;
             pgarr_uuid(conf, &op->id);
-            b->confirmed[b->confirmed_n++] = (struct lane_confirmed){
-                .tx = op->id, .content = op->content ? tx_content_ref(op->content) : NULL};
+            b->confirmed[b->confirmed_n++] =
+                (struct lane_confirmed){.tx = op->id, .content = op->content ? tx_content_ref(op->content) : NULL};
         } else if (op->won_decision && !tombstone) {
             counted[2]++;
         }
@@ -406,11 +424,11 @@ static int simple_step(struct lane *l, enum batch_step step, const char *sql) {
     return pg_run_sql(&l->pg, sql, NULL);
 }
 
-#define TRY(call)             \
-    do {                      \
-        int try_ = (call);    \
-        if (try_ < 0)         \
-            return try_;      \
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        int try_ = (call);                                                                                             \
+        if (try_ < 0)                                                                                                  \
+            return try_;                                                                                               \
     } while (0)
 
 int batch_send_optimistic(struct lane *l) {

@@ -23,7 +23,6 @@
 #include "base/clock.h"
 #include "base/crypto.h"
 #include "base/log.h"
-#include "base/metric.h"
 
 enum {
     EXACT_FOR_MS = 3000,
@@ -33,13 +32,6 @@ enum {
     UNAVAILABLE_PAUSE_MS = 250,
     RESOLVE_PAUSE_MS = 200,
 };
-
-static void count_error(const char *cls) {
-    static struct metric_family *f;
-    if (!f)
-        f = metric_family(METRIC_COUNTER, "txmsg_store_errors_total", "class", "Errors of group commits by class.", 16);
-    metric_add(metric_get(f, cls), 1);
-}
 
 static void on_result(struct pg_run *run, int i, PGresult *r);
 static void on_done(struct pg_run *run, const struct pg_error *err);
@@ -52,6 +44,8 @@ static void answer_winner(struct lane *l, struct lane_op *op) {
     op->decision_us = op->won_decision ? b->at_us : 0;
     op->decided_by = op->won_decision ? op->origin : TX_ORIGIN_NONE;
     op->state = !op->won_decision ? TX_PREPARED : op->kind == OP_CANCEL ? TX_CANCELLED : TX_CONFIRMED;
+    if (op->won_decision)
+        lane_count_decision(op);
     lane_op_end(l, op, OP_OK);
 }
 
@@ -86,14 +80,8 @@ static void batch_end(struct lane *l) {
 }
 
 static void committed(struct lane *l) {
-    static struct metric_family *family;
-    static struct metric *size;
     struct lane_batch *b = &l->b;
-    if (!size) {
-        family = metric_family(METRIC_HISTOGRAM, "txmsg_group_commit_size", "", "Operations in one group commit.", 1);
-        size = metric_get(family);
-    }
-    metric_observe(size, b->ops_n);
+    lane_count_commit(b->ops_n);
     l->next_seq = b->seq + 1;
     l->failures = 0;
     l->depth++;
@@ -133,7 +121,8 @@ static void judge(struct lane *l, struct lane_op *op, const PGresult *r, int row
         return;
     }
     bool tombstone = pg_get_int16(r, row, TOTAL) == 0;
-    enum tx_decision stored = pg_get_null(r, row, VERDICT) ? TX_UNDECIDED : (enum tx_decision)pg_get_int16(r, row, VERDICT);
+    enum tx_decision stored =
+        pg_get_null(r, row, VERDICT) ? TX_UNDECIDED : (enum tx_decision)pg_get_int16(r, row, VERDICT);
     op->prepare_us = tombstone ? 0 : pg_get_time_us(r, row, AT);
     op->decision_us = pg_get_time_us(r, row, DECIDED);
     op->decided_by = (enum tx_origin)pg_get_int16(r, row, ORIGIN);
@@ -175,7 +164,7 @@ static void judge_losers(struct lane *l, const PGresult *r) {
         struct lane_op *op = i >= 0 ? b->ops[i] : NULL;
         if (!op)
             continue;
-        op->outcome = (enum op_outcome)-1;
+        op->outcome = (enum op_outcome) - 1;
         b->ops[i] = NULL; /* judge() may end it, and its owner may free it */
         list_init(&op->link);
         struct list still = LIST_INIT(still);
@@ -206,7 +195,8 @@ static void bisect(struct lane *l, enum op_outcome single, const struct pg_error
             lane_op_end(l, op, single);
         }
     } else {
-        LOG_ERROR("store", "lane %d: PostgreSQL refuses rows of a rider: %s %s", l->number, err->sqlstate, err->message);
+        LOG_ERROR("store", "lane %d: PostgreSQL refuses rows of a rider: %s %s", l->number, err->sqlstate,
+                  err->message);
         lane_riders_end(l, false);
         batch_clear(b);
     }
@@ -233,12 +223,13 @@ static bool is_lane_row(const struct pg_error *err) {
 static void aborted(struct lane *l, const struct pg_error *err) {
     struct lane_batch *b = &l->b;
     static struct log_limit limit;
-    count_error(pg_class_name(err->cls));
+    lane_count_error(err->cls);
     if (err->cls == PG_CONFLICT && is_lane_row(err)) {
         lane_fenced(l);
         return;
     }
-    bool expected = err->cls == PG_CONFLICT || err->cls == PG_DIVISION || (err->cls == PG_NOT_NULL && !is_lane_row(err));
+    bool expected =
+        err->cls == PG_CONFLICT || err->cls == PG_DIVISION || (err->cls == PG_NOT_NULL && !is_lane_row(err));
     if (!b->exact && expected) {
         b->exact = true;
         l->exact_until_ns = clock_mono_ns() + EXACT_FOR_MS * NS_PER_MS;
@@ -349,7 +340,7 @@ static void on_done(struct pg_run *run, const struct pg_error *err) {
         return;
     if (l->state == LANE_READING) {
         if (err->cls != PG_OK)
-            count_error(pg_class_name(err->cls));
+            lane_count_error(err->cls);
         lane_requeue(l, 0, true); /* those not answered */
         if (err->cls == PG_LOST)
             l->state = LANE_DOWN;
@@ -358,7 +349,7 @@ static void on_done(struct pg_run *run, const struct pg_error *err) {
         return;
     }
     if (err->cls == PG_LOST) {
-        count_error("lost");
+        lane_count_error(PG_LOST);
         l->state = LANE_UNKNOWN;
         return;
     }
@@ -461,7 +452,8 @@ static void resolved_dead(struct lane *l) {
 static void resolve_later(struct lane *l, const struct pg_error *err) {
     static struct log_limit limit;
     if (err->cls != PG_LOST && log_limit_pass(&limit, 5 * NS_PER_S))
-        LOG_WARN("store", "lane %d seq %d: the outcome is still unknown: %s %s", l->number, l->b.seq, err->sqlstate, err->message);
+        LOG_WARN("store", "lane %d seq %d: the outcome is still unknown: %s %s", l->number, l->b.seq, err->sqlstate,
+                 err->message);
     l->state = LANE_UNKNOWN;
     timer_arm(l->timer, RESOLVE_PAUSE_MS);
 }

@@ -11,9 +11,9 @@
 #include "store/pgarr.h"
 
 enum {
-    BATCH_OPS_MAX = 440,   /* ids of one lane row: it must stay out of TOAST */
-    RIDER_ROWS_MAX = 512,  /* of each kind in one batch */
-    PROGRESS_MAX = 48,     /* cursors in one lane row */
+    BATCH_OPS_MAX = 440,  /* ids of one lane row: it must stay out of TOAST */
+    RIDER_ROWS_MAX = 512, /* of each kind in one batch */
+    PROGRESS_MAX = 48,    /* cursors in one lane row */
     COUNTS_MAX = 48,
     ARRAYS = 16,
     STORE_GRACE_MS = 2000, /* how long an operation waits for a store that is away */
@@ -22,14 +22,14 @@ enum {
 };
 
 enum lane_state {
-    LANE_DOWN,      /* no connection, nothing in flight */
-    LANE_OPENING,   /* asking for a lane number */
+    LANE_DOWN,    /* no connection, nothing in flight */
+    LANE_OPENING, /* asking for a lane number */
     LANE_READY,
     LANE_COMMITTING, /* a batch is in flight, in either form */
-    LANE_READING,   /* committed; reading back what the losers met */
-    LANE_UNKNOWN,   /* the connection was lost with a batch in flight */
-    LANE_RESOLVING, /* N is being written, or the row that stands there being read */
-    LANE_WAITING,   /* the store refused; trying again after a pause */
+    LANE_READING,    /* committed; reading back what the losers met */
+    LANE_UNKNOWN,    /* the connection was lost with a batch in flight */
+    LANE_RESOLVING,  /* N is being written, or the row that stands there being read */
+    LANE_WAITING,    /* the store refused; trying again after a pause */
     LANE_SEALING,
     LANE_CLOSED,
 };
@@ -53,21 +53,22 @@ struct ended {
 };
 
 struct lane_batch {
-    struct lane_op *ops[BATCH_OPS_MAX]; /* in order of arrival; NULL = answered meanwhile (its outcome is unknown to its caller) */
-    struct uuid ids[BATCH_OPS_MAX];     /* of ops, also of those answered */
-    uint16_t order[BATCH_OPS_MAX];      /* indexes of ops, sorted by id */
+    struct lane_op
+        *ops[BATCH_OPS_MAX]; /* in order of arrival; NULL = answered meanwhile (its outcome is unknown to its caller) */
+    struct uuid ids[BATCH_OPS_MAX]; /* of ops, also of those answered */
+    uint16_t order[BATCH_OPS_MAX];  /* indexes of ops, sorted by id */
     uint32_t ops_n, ordered_n;
     size_t bytes;
     int32_t seq;
     int64_t nonce;
     int64_t at_us;
-    bool exact;   /* the form in use */
-    bool noticed; /* a warning came with the commit: its outcome is not certain */
+    bool exact;     /* the form in use */
+    bool noticed;   /* a warning came with the commit: its outcome is not certain */
     bool committed; /* the COMMIT of the exact form came back as such */
     unsigned trip;  /* of the exact form: 1..3, or TRIP_ROLLBACK */
     unsigned stale, attempts;
     struct pg_error error; /* why a transaction that is being rolled back failed */
-    struct arena arena; /* rider texts */
+    struct arena arena;    /* rider texts */
     /* riders; allocated once, at the first use */
     struct check_add *check_adds;
     struct check_finish *check_ends;
@@ -77,7 +78,7 @@ struct lane_batch {
     struct prog prog[PROGRESS_MAX];
     struct counts counts[COUNTS_MAX];
     uint32_t prog_n, counts_n;
-    uint32_t added; /* rider rows of all kinds */
+    uint32_t added;                     /* rider rows of all kinds */
     struct ended ended[RIDER_ROWS_MAX]; /* deliveries whose token held, by the exact form */
     uint32_t ended_n;
     bool ended_known;
@@ -117,7 +118,16 @@ struct lane {
     void *closed_arg;
 };
 
-enum batch_step { STEP_OTHER, STEP_LANE, STEP_HEADERS, STEP_DECISIONS, STEP_CHECK_ENDS, STEP_DELIVERY_ENDS, STEP_COMMIT, STEP_READBACK };
+enum batch_step {
+    STEP_OTHER,
+    STEP_LANE,
+    STEP_HEADERS,
+    STEP_DECISIONS,
+    STEP_CHECK_ENDS,
+    STEP_DELIVERY_ENDS,
+    STEP_COMMIT,
+    STEP_READBACK
+};
 
 /* lane_batch.c */
 const struct pg_stmt *lane_all_stmts(void);
@@ -145,10 +155,17 @@ void commit_start(struct lane *l);   /* a batch was formed */
 void commit_resolve(struct lane *l); /* a connection is ready and a batch of unknown outcome waits */
 void commit_again(struct lane *l);   /* sends what is left of the batch, or goes on without */
 
+/* lane_metric.c; all @thread any */
+void lane_metrics_init(void);
+void lane_count_error(enum pg_class c);
+void lane_count_commit(uint32_t ops);
+void lane_count_decision(const struct lane_op *op);
+
 /* lane.c */
 void lane_try(struct lane *l);
 void lane_op_end(struct lane *l, struct lane_op *op, enum op_outcome o); /* off its list, answered */
-void lane_requeue(struct lane *l, uint32_t from, bool exact); /* ops of the batch from there on, to the head of the queue */
+void lane_requeue(struct lane *l, uint32_t from,
+                  bool exact); /* ops of the batch from there on, to the head of the queue */
 void lane_fenced(struct lane *l);
 void lane_pause(struct lane *l, uint64_t ms); /* WAITING, then commit_again */
 void lane_riders_end(struct lane *l, bool committed);

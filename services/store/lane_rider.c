@@ -6,53 +6,54 @@
 #include "store/lane_private.h"
 
 #define PAYLOAD_COLUMNS "m.topic, h.business_key, h.trace, m.okey, m.content_type, m.headers, m.body"
-#define PAYLOAD_OF(row, lo, hi)                                                                                      \
-    " CROSS JOIN LATERAL (SELECT * FROM message m WHERE m.tx = " row ".tx AND m.n = " row ".n"                       \
-    " AND m.tx BETWEEN " lo " AND " hi " OFFSET 0) m"                                                                \
-    " CROSS JOIN LATERAL (SELECT h.business_key, h.trace FROM message h WHERE h.tx = " row ".tx AND h.n = 0"         \
+#define PAYLOAD_OF(row, lo, hi)                                                                                        \
+    " CROSS JOIN LATERAL (SELECT * FROM message m WHERE m.tx = " row ".tx AND m.n = " row ".n"                         \
+    " AND m.tx BETWEEN " lo " AND " hi " OFFSET 0) m"                                                                  \
+    " CROSS JOIN LATERAL (SELECT h.business_key, h.trace FROM message h WHERE h.tx = " row ".tx AND h.n = 0"           \
     " AND h.tx BETWEEN " lo " AND " hi " OFFSET 0) h"
-#define DEAD_INSERT                                                                                                  \
+#define DEAD_INSERT                                                                                                    \
     "INSERT INTO dead_letter (sub, tx, n, attempts, error, producer, topic, business_key, trace, okey, content_type, " \
     "headers, body)"
-#define ENDS                                                                                                         \
-    "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int4[], $5::int2[], $6::int8[],"         \
-    " $7::int4[], $8::text[]) f(sub, tx, n, token, fate, due_ms, attempt, error)),"                                  \
-    " kept AS (UPDATE delivery_due d SET due = now() + f.due_ms * interval '1 ms', attempt = f.attempt,"             \
-    " last_error = f.error FROM f WHERE f.fate = 1 AND d.sub = f.sub AND d.tx = f.tx AND d.n = f.n"                  \
-    " AND d.token = f.token RETURNING f.sub, f.fate),"                                                               \
-    " gone AS (DELETE FROM delivery_due d USING f WHERE f.fate <> 1 AND d.sub = f.sub AND d.tx = f.tx"               \
-    " AND d.n = f.n AND d.token = f.token RETURNING f.sub, f.tx, f.n, f.fate, f.attempt, f.error),"                  \
-    " dead AS (" DEAD_INSERT " SELECT g.sub, g.tx, g.n, g.attempt, coalesce(g.error, ''), m.producer, "               \
-    PAYLOAD_COLUMNS " FROM gone g" PAYLOAD_OF("g", "$9::uuid", "$10::uuid")                                           \
-    " WHERE g.fate = 2 ON CONFLICT (sub, tx, n) DO NOTHING),"                                                        \
-    " tried AS (INSERT INTO attempt (sub, tx, n, attempt, error)"                                                    \
-    " SELECT f.sub, f.tx, f.n, f.attempt, f.error FROM f WHERE f.error IS NOT NULL)"
+#define ENDS                                                                                                           \
+    "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int4[], $5::int2[], $6::int8[],"          \
+    " $7::int4[], $8::text[]) f(sub, tx, n, token, fate, due_ms, attempt, error)),"                                    \
+    " kept AS (UPDATE delivery_due d SET due = now() + f.due_ms * interval '1 ms', attempt = f.attempt,"               \
+    " last_error = f.error FROM f WHERE f.fate = 1 AND d.sub = f.sub AND d.tx = f.tx AND d.n = f.n"                    \
+    " AND d.token = f.token RETURNING f.sub, f.fate),"                                                                 \
+    " gone AS (DELETE FROM delivery_due d USING f WHERE f.fate <> 1 AND d.sub = f.sub AND d.tx = f.tx"                 \
+    " AND d.n = f.n AND d.token = f.token RETURNING f.sub, f.tx, f.n, f.fate, f.attempt, f.error),"                    \
+    " dead AS (" DEAD_INSERT                                                                                           \
+    " SELECT g.sub, g.tx, g.n, g.attempt, coalesce(g.error, ''), m.producer, " PAYLOAD_COLUMNS                         \
+    " FROM gone g" PAYLOAD_OF(                                                                                         \
+        "g", "$9::uuid", "$10::uuid") " WHERE g.fate = 2 ON CONFLICT (sub, tx, n) DO NOTHING),"                        \
+                                      " tried AS (INSERT INTO attempt (sub, tx, n, attempt, error)"                    \
+                                      " SELECT f.sub, f.tx, f.n, f.attempt, f.error FROM f WHERE f.error IS NOT NULL)"
 
 const struct pg_stmt lane_rider_stmts[] = {
     {"check_adds", "INSERT INTO check_due (tx, producer, due)"
                    " SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) ON CONFLICT (tx) DO NOTHING"},
     {"check_ends",
-     "WITH f AS (SELECT * FROM unnest($1::uuid[], $2::int4[], $3::int8[], $4::int4[], $5::int4[], $6::int2[], $7::text[])"
+     "WITH f AS (SELECT * FROM unnest($1::uuid[], $2::int4[], $3::int8[], $4::int4[], $5::int4[], $6::int2[], "
+     "$7::text[])"
      " f(tx, token, due_ms, unknowns, failures, fate, error)),"
      " kept AS (UPDATE check_due c SET due = now() + f.due_ms * interval '1 ms', unknowns = f.unknowns,"
      " failures = f.failures, state = f.fate, last_error = f.error"
      " FROM f WHERE f.fate < 2 AND c.tx = f.tx AND c.token = f.token RETURNING 1),"
      " gone AS (DELETE FROM check_due c USING f WHERE f.fate = 2 AND c.tx = f.tx AND c.token = f.token RETURNING 1)"
      " SELECT (SELECT count(*) FROM kept) + (SELECT count(*) FROM gone)"},
-    {"spills",
-     "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int8[], $5::int4[], $6::int4[], $7::int4[],"
-     " $8::text[]) f(sub, tx, n, due_ms, attempt, lane, seq, error)),"
-     " kept AS (INSERT INTO delivery_due (sub, tx, n, due, attempt, lane, seq, last_error)"
-     " SELECT f.sub, f.tx, f.n, now() + f.due_ms * interval '1 ms', f.attempt, f.lane, f.seq, f.error FROM f"
-     " ON CONFLICT (sub, tx, n) DO NOTHING)"
-     " INSERT INTO attempt (sub, tx, n, attempt, error) SELECT f.sub, f.tx, f.n, f.attempt, f.error FROM f"
-     " WHERE f.attempt > 0"},
-    {"spills_dead",
-     "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int4[], $5::text[])"
-     " f(sub, tx, n, attempt, error)),"
-     " tried AS (INSERT INTO attempt (sub, tx, n, attempt, error) SELECT * FROM f) " DEAD_INSERT
-     " SELECT g.sub, g.tx, g.n, g.attempt, g.error, m.producer, " PAYLOAD_COLUMNS " FROM f g" PAYLOAD_OF(
-         "g", "$6::uuid", "$7::uuid") " ON CONFLICT (sub, tx, n) DO NOTHING"},
+    {"spills", "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int8[], $5::int4[], "
+               "$6::int4[], $7::int4[],"
+               " $8::text[]) f(sub, tx, n, due_ms, attempt, lane, seq, error)),"
+               " kept AS (INSERT INTO delivery_due (sub, tx, n, due, attempt, lane, seq, last_error)"
+               " SELECT f.sub, f.tx, f.n, now() + f.due_ms * interval '1 ms', f.attempt, f.lane, f.seq, f.error FROM f"
+               " ON CONFLICT (sub, tx, n) DO NOTHING)"
+               " INSERT INTO attempt (sub, tx, n, attempt, error) SELECT f.sub, f.tx, f.n, f.attempt, f.error FROM f"
+               " WHERE f.attempt > 0"},
+    {"spills_dead", "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int4[], $5::text[])"
+                    " f(sub, tx, n, attempt, error)),"
+                    " tried AS (INSERT INTO attempt (sub, tx, n, attempt, error) SELECT * FROM f) " DEAD_INSERT
+                    " SELECT g.sub, g.tx, g.n, g.attempt, g.error, m.producer, " PAYLOAD_COLUMNS
+                    " FROM f g" PAYLOAD_OF("g", "$6::uuid", "$7::uuid") " ON CONFLICT (sub, tx, n) DO NOTHING"},
     /* The optimistic form presumes that every token holds: anything else divides by zero and aborts the batch. */
     {"delivery_ends", ENDS " SELECT 1 / ((SELECT count(*) FROM kept) + (SELECT count(*) FROM gone) = $11::int8)::int"},
     {"delivery_ends_exact", ENDS " SELECT sub, fate FROM kept UNION ALL SELECT sub, fate FROM gone"},
@@ -106,7 +107,8 @@ static struct counts *counts_of(struct lane_batch *b, int32_t sub) {
     return &b->counts[b->counts_n++];
 }
 
-int lane_add_counts(struct lane_batch *b, int32_t sub, int32_t delivered, int32_t dead, int32_t discarded, int32_t spilled) {
+int lane_add_counts(struct lane_batch *b, int32_t sub, int32_t delivered, int32_t dead, int32_t discarded,
+                    int32_t spilled) {
     struct counts *c = counts_of(b, sub);
     if (!c)
         return LANE_FULL;
@@ -373,8 +375,8 @@ static int send_delivery_ends(struct lane *l) {
 int rider_send_rows(struct lane *l) {
     if (l->b.spills_n)
         qsort(l->b.spills, l->b.spills_n, sizeof(*l->b.spills), by_spill);
-    int (*const senders[])(struct lane *) = {send_check_adds, send_check_ends,  send_spills,
-                                             send_delivery_ends, send_spills_dead};
+    int (*const senders[])(struct lane *) = {send_check_adds, send_check_ends, send_spills, send_delivery_ends,
+                                             send_spills_dead};
     for (size_t i = 0; i < ARRAY_LEN(senders); i++) {
         int r = senders[i](l);
         if (r < 0)

@@ -49,8 +49,8 @@ static enum pg_class class_of(const char *s) {
         return PG_NOT_NULL;
     if (!strcmp(s, "22012"))
         return PG_DIVISION;
-    if (!strncmp(s, "08", 2) || !strcmp(s, "57P01") || !strcmp(s, "57P02") || !strcmp(s, "57P05") || !strcmp(s, "25P03") ||
-        !strcmp(s, "26000"))
+    if (!strncmp(s, "08", 2) || !strcmp(s, "57P01") || !strcmp(s, "57P02") || !strcmp(s, "57P05") ||
+        !strcmp(s, "25P03") || !strcmp(s, "26000"))
         return PG_LOST;
     if (!strncmp(s, "40", 2) || !strcmp(s, "55P03") || !strcmp(s, "57014"))
         return PG_RETRY;
@@ -62,8 +62,8 @@ static enum pg_class class_of(const char *s) {
 }
 
 const char *pg_class_name(enum pg_class c) {
-    static const char *const names[] = {"ok",   "conflict", "not_null", "division",   "data",
-                                        "retry", "unavailable", "lost",  "bug"};
+    static const char *const names[] = {"ok",    "conflict",    "not_null", "division", "data",
+                                        "retry", "unavailable", "lost",     "bug"};
     return (size_t)c < ARRAY_LEN(names) ? names[c] : "?";
 }
 
@@ -154,7 +154,8 @@ static void give_up(struct pg_conn *c) {
 static void run_finish(struct pg_conn *c, struct pg_run *r) {
     list_del(&r->link);
     c->runs_n--;
-    if (r->error.cls == PG_LOST) /* said on a connection that stands (a protocol error, a statement it forgot): now it is lost */
+    if (r->error.cls ==
+        PG_LOST) /* said on a connection that stands (a protocol error, a statement it forgot): now it is lost */
         give_up(c);
     r->on_done(r, &r->error);
 }
@@ -323,8 +324,8 @@ static void on_timer(void *arg) {
 
 static void conn_connect(struct pg_conn *c) {
     /* What stands before dbname is weaker than the DSN. Keepalives find a peer that vanished after it took our last byte. */
-    const char *keys[] = {"keepalives_idle", "keepalives_interval", "keepalives_count", "dbname", "application_name", "options",
-                          "client_encoding", "tcp_user_timeout", NULL};
+    const char *keys[] = {"keepalives_idle", "keepalives_interval", "keepalives_count", "dbname", "application_name",
+                          "options",         "client_encoding",     "tcp_user_timeout", NULL};
     const char *values[] = {"5", "3", "3", c->dsn, c->name, c->options ? c->options : "", "UTF8", "15000", NULL};
     c->drop = false;
     c->pg = PQconnectStartParams(keys, values, 1);

@@ -21,8 +21,8 @@ enum pg_class {
     PG_DATA,        /* other 22xxx, 23xxx, 54xxx: PostgreSQL refuses a value */
     PG_RETRY,       /* 40xxx, 55P03, 57014: aborted, may be tried again */
     PG_UNAVAILABLE, /* 53xxx, 25006, 57P03: aborted, the server cannot write now */
-    PG_LOST,        /* 08xxx, 57P01, 57P02, 57P05, 25P03, 26000, broken connection: the outcome of what was sent is unknown */
-    PG_BUG,         /* anything else: our statement is wrong */
+    PG_LOST, /* 08xxx, 57P01, 57P02, 57P05, 25P03, 26000, broken connection: the outcome of what was sent is unknown */
+    PG_BUG,  /* anything else: our statement is wrong */
 };
 
 struct pg_error {
@@ -66,7 +66,8 @@ struct pg_conn_options {
     const char *options;          /* "-c statement_timeout=5000 ..." or NULL */
     const struct pg_stmt *stmts;  /* may be NULL */
     void (*on_ready)(void *arg);  /* connected and prepared; each time */
-    void (*on_lost)(void *arg, const struct pg_error *why); /* after all runs got their PG_LOST; a reconnect is under way */
+    void (*on_lost)(void *arg,
+                    const struct pg_error *why); /* after all runs got their PG_LOST; a reconnect is under way */
     void (*on_notice)(void *arg, const char *sqlstate, const char *message); /* NULL = logged at debug level */
     void *arg;
 };
@@ -98,8 +99,9 @@ struct pg_run {
  * nothing counts as sent, on_done never comes, and the connection is dropped if something had been sent.
  */
 int pg_run_begin(struct pg_conn *c, struct pg_run *r) MUSTCHECK;
-int pg_run_send(struct pg_run *r, const char *stmt, const struct pg_params *p) MUSTCHECK; /* a prepared statement's name */
-int pg_run_sql(struct pg_run *r, const char *sql, const struct pg_params *p) MUSTCHECK;   /* unprepared: rare things */
+int pg_run_send(struct pg_run *r, const char *stmt, const struct pg_params *p)
+    MUSTCHECK; /* a prepared statement's name */
+int pg_run_sql(struct pg_run *r, const char *sql, const struct pg_params *p) MUSTCHECK; /* unprepared: rare things */
 int pg_run_end(struct pg_run *r) MUSTCHECK;
 /* Runs of this connection whose end has not come yet. */
 unsigned pg_conn_under_way(const struct pg_conn *c);
@@ -116,8 +118,9 @@ int16_t pg_get_int16(const PGresult *r, int row, int col);
 int32_t pg_get_int32(const PGresult *r, int row, int col);
 int64_t pg_get_int64(const PGresult *r, int row, int col);
 void pg_get_uuid(const PGresult *r, int row, int col, struct uuid *ret);
-struct bytes pg_get_bytes(const PGresult *r, int row, int col); /* text and bytea; borrowed from r; text is NUL-terminated */
-int64_t pg_get_time_us(const PGresult *r, int row, int col);    /* timestamptz -> microseconds since 1970 */
+struct bytes pg_get_bytes(const PGresult *r, int row,
+                          int col); /* text and bytea; borrowed from r; text is NUL-terminated */
+int64_t pg_get_time_us(const PGresult *r, int row, int col); /* timestamptz -> microseconds since 1970 */
 /* Fills the class and texts from a failed result; also for synchronous connections. */
 void pg_error_of(const PGresult *r, struct pg_error *ret);
 const char *pg_class_name(enum pg_class c);

@@ -4,7 +4,17 @@
 #include "base/bytes.h"
 #include "base/uuid.h"
 
-enum { OID_BOOL = 16, OID_BYTEA = 17, OID_CHAR = 18, OID_INT8 = 20, OID_INT2 = 21, OID_INT4 = 23, OID_TEXT = 25, OID_TIMESTAMPTZ = 1184, OID_UUID = 2950 };
+enum {
+    OID_BOOL = 16,
+    OID_BYTEA = 17,
+    OID_CHAR = 18,
+    OID_INT8 = 20,
+    OID_INT2 = 21,
+    OID_INT4 = 23,
+    OID_TEXT = 25,
+    OID_TIMESTAMPTZ = 1184,
+    OID_UUID = 2950
+};
 
 /* `b` is the caller's buffer (its bound applies); errors stay in it. Begin resets it. */
 void pgarr_begin(struct buf *b, uint32_t elem_oid);

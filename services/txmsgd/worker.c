@@ -314,17 +314,26 @@ static void end(struct worker *w) {
     loop_stop(w->loop);
 }
 
-static void step_done(void *arg) {
-    struct worker *w = arg;
-    if (w->closing < CLOSE_END)
-        close_step(w, w->closing + 1);
+/* Goes on once: a step that ends after its time was over is not counted again. */
+static void step_over(struct worker *w, int step) {
+    if (w->closing == step)
+        close_step(w, step + 1);
+}
+static void drained(void *arg) {
+    step_over(arg, CLOSE_DRAIN);
+}
+static void lane_closed(void *arg) {
+    step_over(arg, CLOSE_LANE);
+}
+static void run_retired(void *arg) {
+    step_over(arg, CLOSE_RUN);
 }
 
 /* Every step is bounded: what does not end in time is left to whoever adopts the lane. */
 static void step_late(void *arg) {
     struct worker *w = arg;
     LOG_WARN("txmsgd", "closing: step %d took too long, going on", w->closing);
-    step_done(w);
+    step_over(w, w->closing);
 }
 
 static void close_now(void *arg) {
@@ -337,16 +346,16 @@ static void close_step(struct worker *w, int step) {
     switch (step) {
     case CLOSE_DRAIN:
         message_worker_close(w->message);
-        forward_drain(w->forward, step_done, w);
+        forward_drain(w->forward, drained, w);
         break;
     case CLOSE_LANE:
         if (w->lane)
-            lane_close(w->lane, step_done, w);
+            lane_close(w->lane, lane_closed, w);
         else
-            step_done(w);
+            step_over(w, CLOSE_LANE);
         break;
     case CLOSE_RUN:
-        run_retire(w->run, step_done, w);
+        run_retire(w->run, run_retired, w);
         break;
     default: /* not from inside a callback of what is freed */
         timer_stop(w->limit);

@@ -98,8 +98,9 @@ class World:
                     cursor.execute(query, args or None)
                     return cursor.fetchall() if cursor.description else []
             except psycopg2.Error:
-                if attempt == 2 or not self._db.closed:
+                if attempt == 2:
                     raise
+                self._db.close()
         return []
 
     def sink(self, **more):

@@ -20,7 +20,8 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 
 @pytest.mark.parametrize("service", ["", "txmsg.v1.MessageService", "txmsg.v1.AdminService"])
 def test_check(client, service):
-    assert client.health.Check(health_pb2.HealthCheckRequest(service=service), timeout=10).status == SERVING
+    wait_until(lambda: client.health.Check(health_pb2.HealthCheckRequest(service=service), timeout=10).status == SERVING,
+               5, "it serves, as /readyz says")
 
 
 def test_check_of_an_unknown_service(client):

@@ -48,10 +48,11 @@ static enum { RUNNING, RESTING, CLOSING, OVER } step;
 static enum fault fault;
 static size_t answered[OP_SHUTDOWN + 1];
 
-static const char *const fault_names[FAULTS] = {"nothing wrong", "backends terminated", "wire cut", "backend stopped", "fenced",
-                                                "disk full", "read-only", "tables locked", "no standby", "all of it"};
-static const char *const outcome_names[] = {"ok", "not found", "content", "decided", "producer", "retention", "refused",
-                                            "unavailable", "unknown", "expired", "shutdown"};
+static const char *const fault_names[FAULTS] = {
+    "nothing wrong", "backends terminated", "wire cut",      "backend stopped", "fenced",
+    "disk full",     "read-only",           "tables locked", "no standby",      "all of it"};
+static const char *const outcome_names[] = {"ok",      "not found",   "content", "decided", "producer", "retention",
+                                            "refused", "unavailable", "unknown", "expired", "shutdown"};
 
 uint64_t attack_random(uint64_t *state) {
     uint64_t z = (*state += 0x9e3779b97f4a7c15ull);
@@ -195,7 +196,8 @@ static void on_opened(void *arg, int32_t lane) {
     s->last_seq = 0;
 }
 
-static void on_committed(void *arg, int32_t lane, int32_t seq, int64_t at_us, const struct lane_confirmed *conf, uint32_t n) {
+static void on_committed(void *arg, int32_t lane, int32_t seq, int64_t at_us, const struct lane_confirmed *conf,
+                         uint32_t n) {
     struct seat *s = arg;
     UNUSED(at_us);
     if (lane != s->number || seq <= s->last_seq) {
@@ -322,7 +324,8 @@ static void on_tick(void *arg) {
     } else if (step == RESTING) {
         for (int i = 0; i < LANES; i++)
             lane_kick(seats[i].lane, 0);
-        bool rested = !any_busy() && !seats[0].riding && !seats[1].riding && lane_ready(seats[0].lane) && lane_ready(seats[1].lane);
+        bool rested = !any_busy() && !seats[0].riding && !seats[1].riding && lane_ready(seats[0].lane) &&
+                      lane_ready(seats[1].lane);
         if (!rested && now < turn_ns)
             return;
         phase_report(rested);
@@ -355,7 +358,8 @@ static int set_up(const char *dsn) {
     snprintf(sql, sizeof(sql),
              "INSERT INTO attack VALUES (false, %d); INSERT INTO delivery_due (sub, tx, n, due, attempt, lane, seq)"
              " SELECT 2, ('00000000-0000-7000-8000-' || lpad(to_hex(i), 12, '0'))::uuid, 0, now(), 1, 0, 0"
-             " FROM generate_series(0, %d - 1) i", DELIVERIES, DELIVERIES);
+             " FROM generate_series(0, %d - 1) i",
+             DELIVERIES, DELIVERIES);
     PGresult *r = PQexec(control, sql);
     bool ok = PQresultStatus(r) == PGRES_COMMAND_OK;
     PQclear(r);
@@ -380,11 +384,19 @@ static int run(const char *dsn, uint64_t seed) {
     if (PQstatus(control) != CONNECTION_OK || set_up(dsn) < 0 || proxy_start(control, &proxy, &port) < 0 ||
         chaos_start(dsn, proxy, seed, &chaos) < 0)
         return 2;
-    snprintf(through, sizeof(through), "host=127.0.0.1 port=%d dbname=%s user=%s password='%s' sslmode=disable gssencmode=disable",
-             port, PQdb(control), PQuser(control), PQpass(control) ? PQpass(control) : "");
-    const struct store_options o = {.dsn = through, .partitions_ahead = 3, .lane_batch = 24, .lane_batch_bytes = 4096,
-                                    .lane_queue = 1000, .lane_queue_bytes = 1 << 20, .cache_bytes = 8192, .progress_ms = 50,
-                                    .dead_after_ms = 5000, .statement_timeout_ms = 5000};
+    snprintf(through, sizeof(through),
+             "host=127.0.0.1 port=%d dbname=%s user=%s password='%s' sslmode=disable gssencmode=disable", port,
+             PQdb(control), PQuser(control), PQpass(control) ? PQpass(control) : "");
+    const struct store_options o = {.dsn = through,
+                                    .partitions_ahead = 3,
+                                    .lane_batch = 24,
+                                    .lane_batch_bytes = 4096,
+                                    .lane_queue = 1000,
+                                    .lane_queue_bytes = 1 << 20,
+                                    .cache_bytes = 8192,
+                                    .progress_ms = 50,
+                                    .dead_after_ms = 5000,
+                                    .statement_timeout_ms = 5000};
     if (store_open(&o, &store, &e) < 0 || loop_new("attack", &loop) < 0 || timer_new(loop, on_tick, NULL, &timer) < 0) {
         fprintf(stderr, "%s\n", e.text);
         return 2;

@@ -18,8 +18,8 @@ enum fault {
     FAULT_FENCE,     /* a seal by hand */
     FAULT_FULL,      /* 53100 */
     FAULT_READONLY,
-    FAULT_LOCK,     /* a table lock longer than lock_timeout */
-    FAULT_STANDBY,  /* a synchronous standby that is not there, waits for it cancelled */
+    FAULT_LOCK,    /* a table lock longer than lock_timeout */
+    FAULT_STANDBY, /* a synchronous standby that is not there, waits for it cancelled */
     FAULT_ALL,
     FAULTS,
 };

@@ -85,8 +85,8 @@ static void one_round(struct chaos *c, enum fault f) {
         break;
     case FAULT_FENCE:
         run(c, "INSERT INTO lane_log (lane, seq, kind, nonce) SELECT l.lane, max(g.seq) + 1, 'S', 0 FROM lane l"
-               " JOIN lane_log g ON g.lane = l.lane WHERE l.lane IN (SELECT substring(application_name, 'lane-(\\d+)-')::int "
-               ANY_LANE ") GROUP BY 1 ORDER BY random() LIMIT 1");
+               " JOIN lane_log g ON g.lane = l.lane WHERE l.lane IN (SELECT substring(application_name, "
+               "'lane-(\\d+)-')::int " ANY_LANE ") GROUP BY 1 ORDER BY random() LIMIT 1");
         nap(c, 300);
         break;
     case FAULT_FULL:
@@ -103,7 +103,8 @@ static void one_round(struct chaos *c, enum fault f) {
         nap(c, 700);
         break;
     case FAULT_LOCK:
-        PQclear(PQexec(c->pg, attack_random(&c->rng) % 2 ? "BEGIN; LOCK TABLE decision" : "BEGIN; LOCK TABLE lane_log IN SHARE MODE"));
+        PQclear(PQexec(c->pg, attack_random(&c->rng) % 2 ? "BEGIN; LOCK TABLE decision"
+                                                         : "BEGIN; LOCK TABLE lane_log IN SHARE MODE"));
         nap(c, 2500);
         run(c, "COMMIT");
         nap(c, 300);

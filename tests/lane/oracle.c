@@ -142,32 +142,40 @@ static void check_log(PGconn *c, int32_t rides) {
               "SELECT count(*) FROM (SELECT FROM message GROUP BY tx HAVING min(n) <> 0"
               " OR max(total) FILTER (WHERE n = 0) NOT IN (0, count(*))) x");
     check_sql(c, "decisions whose own entry does not list them, or others do",
-              "WITH g AS (SELECT tx, count(*) AS n, min(lane) AS lane, min(seq) AS seq FROM lane_log, unnest(conf) tx GROUP BY tx)"
+              "WITH g AS (SELECT tx, count(*) AS n, min(lane) AS lane, min(seq) AS seq FROM lane_log, unnest(conf) tx "
+              "GROUP BY tx)"
               " SELECT count(*) FROM decision d LEFT JOIN g USING (tx)"
               " WHERE d.verdict = 1 AND (g.n, g.lane, g.seq) IS DISTINCT FROM (1::bigint, d.lane, d.seq)");
     check_sql(c, "undecided transactions that no entry lists exactly once",
               "WITH g AS (SELECT tx, count(*) AS n FROM lane_log, unnest(prep) tx GROUP BY tx)"
               " SELECT count(*) FROM message h LEFT JOIN decision d USING (tx) LEFT JOIN g USING (tx)"
               " WHERE h.n = 0 AND h.total > 0 AND d.tx IS NULL AND g.n IS DISTINCT FROM 1");
-    check_sql(c, "entries that list what is not stored",
-              "WITH g AS (SELECT tx FROM lane_log, unnest(prep || conf) tx)"
-              " SELECT count(*) FROM g LEFT JOIN message m ON m.tx = g.tx AND m.n = 0 AND m.total > 0 WHERE m.tx IS NULL");
-    check_sql(c, "counters against rows",
-              "SELECT (ARRAY[(SELECT count(*) FILTER (WHERE total > 0) FROM message WHERE n = 0),"
-              " (SELECT count(*) FROM decision WHERE verdict = 1),"
-              " (SELECT count(*) FROM decision d JOIN message m ON m.tx = d.tx AND n = 0 AND total > 0 WHERE verdict = 2),"
-              " (SELECT count(*) FROM message WHERE n = 0 AND total = 0)]"
-              " <> (SELECT ARRAY[coalesce(sum(cnt[1]), 0), coalesce(sum(cnt[2]), 0), coalesce(sum(cnt[3]), 0),"
-              " coalesce(sum(cnt[4]), 0)] FROM lane_log))::int");
-    check_sql(c, "gaps, or data behind a seal",
-              "SELECT count(*) FROM (SELECT lane, max(seq) - count(*) AS gaps, max(seq) FILTER (WHERE kind IN ('D', 'N')) AS last,"
-              " min(seq) FILTER (WHERE kind = 'S') AS seal FROM lane_log GROUP BY lane) x WHERE gaps <> 0 OR last > seal");
+    check_sql(
+        c, "entries that list what is not stored",
+        "WITH g AS (SELECT tx FROM lane_log, unnest(prep || conf) tx)"
+        " SELECT count(*) FROM g LEFT JOIN message m ON m.tx = g.tx AND m.n = 0 AND m.total > 0 WHERE m.tx IS NULL");
+    check_sql(
+        c, "counters against rows",
+        "SELECT (ARRAY[(SELECT count(*) FILTER (WHERE total > 0) FROM message WHERE n = 0),"
+        " (SELECT count(*) FROM decision WHERE verdict = 1),"
+        " (SELECT count(*) FROM decision d JOIN message m ON m.tx = d.tx AND n = 0 AND total > 0 WHERE verdict = 2),"
+        " (SELECT count(*) FROM message WHERE n = 0 AND total = 0)]"
+        " <> (SELECT ARRAY[coalesce(sum(cnt[1]), 0), coalesce(sum(cnt[2]), 0), coalesce(sum(cnt[3]), 0),"
+        " coalesce(sum(cnt[4]), 0)] FROM lane_log))::int");
+    check_sql(
+        c, "gaps, or data behind a seal",
+        "SELECT count(*) FROM (SELECT lane, max(seq) - count(*) AS gaps, max(seq) FILTER (WHERE kind IN ('D', 'N')) AS "
+        "last,"
+        " min(seq) FILTER (WHERE kind = 'S') AS seal FROM lane_log GROUP BY lane) x WHERE gaps <> 0 OR last > seal");
     snprintf(sql, sizeof(sql),
-             "SELECT (coalesce(sum(sub_cnt[i + 1]), 0) - %d)::text FROM lane_log, generate_series(1, cardinality(sub_cnt), 5) i"
-             " WHERE sub_cnt[i] = 1", rides);
+             "SELECT (coalesce(sum(sub_cnt[i + 1]), 0) - %d)::text FROM lane_log, generate_series(1, "
+             "cardinality(sub_cnt), 5) i"
+             " WHERE sub_cnt[i] = 1",
+             rides);
     check_sql(c, "rides told against rides stored", sql);
     check_sql(c, "deliveries counted against deliveries ended",
-              "SELECT (coalesce(sum(sub_cnt[i + 1]), 0) + (SELECT count(*) FROM delivery_due) - (SELECT deliveries FROM attack))::text"
+              "SELECT (coalesce(sum(sub_cnt[i + 1]), 0) + (SELECT count(*) FROM delivery_due) - (SELECT deliveries "
+              "FROM attack))::text"
               " FROM lane_log, generate_series(1, cardinality(sub_cnt), 5) i WHERE sub_cnt[i] = 2");
 }
 
@@ -175,8 +183,10 @@ static void check_heard(PGconn *c, const struct heard_list *heard) {
     static char sql[200];
     for (size_t i = 0; i < heard->n; i++) {
         const struct heard *h = &heard->rows[i];
-        snprintf(sql, sizeof(sql), "SELECT 1 - count(*) FROM lane_log WHERE lane = %d AND seq = %d AND kind = 'D'"
-                 " AND coalesce(cardinality(conf), 0) = %u", h->lane, h->seq, h->conf_n);
+        snprintf(sql, sizeof(sql),
+                 "SELECT 1 - count(*) FROM lane_log WHERE lane = %d AND seq = %d AND kind = 'D'"
+                 " AND coalesce(cardinality(conf), 0) = %u",
+                 h->lane, h->seq, h->conf_n);
         check_sql(c, "an entry that the owner heard of", sql);
     }
 }

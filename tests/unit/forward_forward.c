@@ -411,13 +411,42 @@ static void test_rewrite(void **state) {
     finish(&b);
 }
 
+/* Out of the snapshot for long, and back: it goes on where it was. */
+static void test_rest(void **state) {
+    static const char *const both[] = {"a", "b"};
+    struct bench b;
+
+    start(&b, 2);
+    confirm_some(&b, 100);
+    settle(&b);
+    records(&b);
+    b.gone = 2;
+    apply(&b);
+    uint32_t sends = world->sub[2].sends;
+    for (int i = 0; i < 2600; i++) {
+        fake_confirm(b.own, both, 2);
+        if (!b.own->in_flight)
+            fake_form(b.own);
+        fake_commit(b.own); /* checks that its position is written again and again */
+        if (i % 16 == 0)
+            turn();
+    }
+    assert_int_equal(world->sub[2].sends, sends);
+    b.gone = 0;
+    apply(&b);
+    settle(&b);
+    records(&b);
+    check_books(&b, true);
+    finish(&b);
+}
+
 int main(void) {
     log_set_level(LOG_LEVEL_ERROR);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_healthy),    cmocka_unit_test(test_failures),   cmocka_unit_test(test_takeover),
         cmocka_unit_test(test_lost_batch), cmocka_unit_test(test_fenced),     cmocka_unit_test(test_isolation),
         cmocka_unit_test(test_unrecorded), cmocka_unit_test(test_topology),   cmocka_unit_test(test_not_allowed),
-        cmocka_unit_test(test_rewrite),
+        cmocka_unit_test(test_rewrite),    cmocka_unit_test(test_rest),
     };
     return cmocka_run_group_tests_name("forward_forward", tests, NULL, NULL);
 }
