@@ -62,7 +62,7 @@ service_runs() {
         return
     fi
     case $1 in # not `service rabbitmq-server status`: it leaves an epmd behind
-    postgresql) pg_lsclusters -h 2>/dev/null | grep -qw online ;;
+    postgresql) pg_lsclusters -h 2>/dev/null | grep -w online >/dev/null ;;
     rabbitmq-server) pgrep -x -u rabbitmq beam.smp >/dev/null 2>&1 ;;
     *) pgrep -x -u epmd "$1" >/dev/null 2>&1 ;;
     esac

@@ -420,7 +420,7 @@ void fake_confirm(struct lane *l, const char *const *topics, uint32_t n) {
     struct msg m[FAKE_N] = {0};
     struct uuid id;
     uint32_t t = world->tx_n++;
-    static const uint8_t body[300];
+    static const uint8_t body[1500];
 
     assert_true(t < FAKE_TX);
     uuid_v7_make(1700000000000, &id);
