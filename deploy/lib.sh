@@ -123,15 +123,14 @@ clusters_restore() {
 disable_units() {
     local service unit
     for service in "$@"; do
-        if command -v systemctl >/dev/null; then
-            for unit in "$service.service" "$service.socket"; do
-                if [ "$(systemctl is-enabled "$unit" 2>/dev/null || true)" = enabled ]; then
-                    as_root systemctl --quiet disable "$unit" >/dev/null 2>&1 || true
-                fi
-            done
-        elif [ -e "/etc/init.d/$service" ]; then
-            as_root update-rc.d "$service" disable >/dev/null 2>&1 || true
-        fi
+        for unit in "$service.service" "$service.socket"; do
+            if command -v systemctl >/dev/null; then
+                as_root systemctl --quiet disable "$unit" >/dev/null 2>&1 || true
+            else
+                as_root env DPKG_MAINTSCRIPT_PACKAGE=txmsg deb-systemd-helper disable "$unit" >/dev/null 2>&1 || true
+            fi
+        done
+        if [ -e "/etc/init.d/$service" ]; then as_root update-rc.d "$service" disable >/dev/null 2>&1 || true; fi
     done
 }
 

@@ -166,7 +166,7 @@ static int cmd_dead_redrive(struct ctl *c) {
     q.filter = by_filter ? &f : NULL;
     q.names = (char **)(uintptr_t)c->args.words;
     q.n_names = (size_t)c->args.words_n;
-    q.force = args_has(&c->args, "--force");
+    q.force = args_has(&c->args, "--force") || c->args.words_n > 0; /* names are explicit enough */
     q.reason = opt(c, "--reason");
     q.actor = actor(c);
     int code =

@@ -94,7 +94,7 @@ int main(int argc, char **argv) {
         return CTL_OK;
     }
     if (!cmd)
-        return c.args.words_n ? ctl_usage("unknown command '%s'", c.args.words[0]) : (help(), CTL_USAGE);
+        return c.args.words_n ? ctl_usage("unknown command '%s'", c.args.words[0]) : ctl_usage("which command?");
     memmove(c.args.words, c.args.words + words, (size_t)(c.args.words_n - words) * sizeof(c.args.words[0]));
     c.args.words_n -= words;
     const char *timeout = args_get(&c.args, "--timeout");

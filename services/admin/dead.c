@@ -108,10 +108,7 @@ static int parse_token(const char *token, struct view_dead_filter *f) {
 static bool set_filter(struct rpc_call *call, const Txmsg__V1__DeadLetterFilter *in, struct view_dead_filter *f) {
     if (!in)
         return true;
-    if (*in->producer) {
-        call_refuse(call, RPC_UNIMPLEMENTED, "FIELD_NOT_SERVED", "filter.producer", "is not served by this version");
-        return false;
-    }
+    f->producer = *in->producer ? in->producer : NULL;
     f->subscription = *in->subscription ? in->subscription : NULL;
     f->topic = *in->topic ? in->topic : NULL;
     f->start_us = admin_time_us(in->start_time);
@@ -308,7 +305,7 @@ void admin_redrive(struct rpc_call *call, void *service) {
                         "is not <subscription>/<transaction_id>.<n>");
             return;
         }
-    j->force = q->force || j->keys_n > 0; /* names are explicit enough */
+    j->force = q->force;
     j->actor = *q->actor ? q->actor : "rpc";
     j->reason = q->reason;
     job_start(&j->job);

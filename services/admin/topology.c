@@ -40,12 +40,73 @@ static int object_of(struct arena *a, enum topo_kind kind, const char *name, con
     return 0;
 }
 
+/* "subscription "s": retry.max_attempts is 5000, ..." (see topo.h) -> "subscriptions[3].retry.max_attempts" */
+static const char *field_of(const struct apply *j, const char *why, const char **ret_name) {
+    static const char *const kinds[] = {"topic", "producer", "subscription"};
+    struct arena *a = rpc_call_arena(j->job.call);
+    const char *quote = strchr(why, '"'), *end = quote ? strchr(quote + 1, '"') : NULL;
+    size_t kind = 0, word = strcspn(why, " ");
+    while (kind < ARRAY_LEN(kinds) && (strlen(kinds[kind]) != word || strncmp(why, kinds[kind], word)))
+        kind++;
+    char *name = end ? arena_strndup(a, quote + 1, (size_t)(end - quote - 1)) : NULL;
+    if (kind == ARRAY_LEN(kinds) || !name)
+        return "topology";
+    size_t index = 0, at = 0;
+    for (size_t i = 0; i < j->objects_n; i++) {
+        if ((size_t)j->objects[i].kind != kind)
+            continue;
+        if (!strcmp(j->objects[i].name, name))
+            at = index; /* the last of several is the one that is wrong */
+        index++;
+    }
+    *ret_name = name;
+    const char *rest = !strncmp(end, "\": ", 3) ? end + 3 : "", *member = "";
+    size_t n = strspn(rest, "abcdefghijklmnopqrstuvwxyz_.[]0123456789");
+    if (!strncmp(why + word, " name ", 6))
+        member = ".name";
+    else if (!strncmp(rest, "its topic", 9) || !strncmp(rest, "there is no topic", 17))
+        member = ".topic";
+    else if (n && rest[n] == ' ' && strncmp(rest, "is ", 3))
+        member = arena_printf(a, ".%.*s", (int)n, rest);
+    const char *field = arena_printf(a, "%ss[%zu]%s", kinds[kind], at, member ? member : "");
+    return field ? field : "topology";
+}
+
+static void refuse_object(struct apply *j, int code, const char *why) {
+    const char *name = NULL, *field = field_of(j, why, &name);
+    bool immutable = code == -EPERM;
+    job_refuse(&j->job, immutable ? RPC_FAILED_PRECONDITION : RPC_INVALID_ARGUMENT,
+               immutable ? "IMMUTABLE_FIELD" : "INVALID_FIELD", field, why);
+    if (name && immutable) {
+        const char *const meta[] = {"name", name, "field", "topic"};
+        memcpy(j->job.err.meta, meta, sizeof(meta));
+        j->job.err.precondition_subject = name;
+    }
+}
+
+/* "a,b.c" -> the repeated field. */
+static bool put_fields(struct arena *a, const char *list, Txmsg__V1__Change *c) {
+    size_t n = 1;
+    for (const char *p = list; *p; p++)
+        n += *p == ',';
+    c->fields = *list ? arena_alloc(a, n * sizeof(*c->fields)) : NULL;
+    while (*list && c->fields) {
+        size_t len = strcspn(list, ",");
+        char *one = arena_strndup(a, list, len);
+        if (!one)
+            return false;
+        c->fields[c->n_fields++] = one;
+        list += len + (list[len] == ',');
+    }
+    return !*list;
+}
+
 static void on_applied(void *arg, int code, const char *why, const struct topo_change *changes, size_t n,
                        int64_t epoch) {
     struct apply *j = arg;
     struct arena *a = rpc_call_arena(j->job.call);
-    if (code == -EINVAL) {
-        job_refuse(&j->job, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "topology", why ? why : "is not valid");
+    if (code == -EINVAL || code == -EPERM) {
+        refuse_object(j, code, why ? why : "is not valid");
     } else if (code < 0) {
         job_unavailable(&j->job);
     } else {
@@ -63,7 +124,7 @@ static void on_applied(void *arg, int code, const char *why, const struct topo_c
             c->action = (Txmsg__V1__ChangeAction)(changes[i].act + 1);
             c->kind = (Txmsg__V1__ChangeKind)(changes[i].kind + 1);
             c->name = arena_strndup(a, changes[i].name, strlen(changes[i].name));
-            ok = c->name != NULL;
+            ok = c->name && put_fields(a, changes[i].fields, c);
             list[resp->n_changes++] = c;
         }
         if (ok) {

@@ -28,6 +28,7 @@ static bool word_is(const json_t *j, const char *word) {
 }
 
 static void read_object(const json_t *j, const struct uuid *tx, struct answer *ret) {
+    const json_t *bodies = json_object_get(j, "bodies");
     const json_t *id = json_object_get(j, "transactionId"), *decision = json_object_get(j, "decision");
     struct uuid got;
 
@@ -37,6 +38,8 @@ static void read_object(const json_t *j, const struct uuid *tx, struct answer *r
         no_answer(ret, "answer for another transaction");
     else if (!json_is_string(decision))
         no_answer(ret, "answer without a decision");
+    else if (json_array_size(bodies) || (bodies && !json_is_array(bodies) && !json_is_null(bodies)))
+        no_answer(ret, "answer with bodies that nothing was declared to wait for");
     else if (word_is(decision, "COMMITTED"))
         ret->verdict = ANSWER_COMMITTED;
     else if (word_is(decision, "ROLLED_BACK"))

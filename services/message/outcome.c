@@ -37,6 +37,9 @@ static int explain(const struct lane_op *op, struct arena *a, struct rpc_error *
     case OP_OK:
         return 0;
     case OP_NOT_FOUND:
+        if (op->kind == OP_CANCEL && op->producer.n && !op->tombstone)
+            return codec_refuse(a, err, RPC_INVALID_ARGUMENT, "ID_TIME_OUT_OF_WINDOW", "transaction_id",
+                                "is unknown, and its time is too far from the database clock to be closed ahead");
         return codec_refuse(a, err, RPC_NOT_FOUND, "TRANSACTION_NOT_FOUND", NULL,
                             "no such transaction; if its Prepare is still under way, repeat this call");
     case OP_CONTENT_DIFFERS:

@@ -178,7 +178,10 @@ static int cancel_op(struct message_service *m, struct rpc_call *call, const Txm
     i->op.producer = *q->producer ? bytes_str(q->producer) : BYTES_NULL;
     i->op.reason = *q->reason ? bytes_str(q->reason) : BYTES_NULL;
     i->op.tombstone = *q->producer && check_window(m, &i->op.id, a, &outside) == 0;
-    return has_partition(m, &i->op.id) ? 0 : not_found(a, q->transaction_id, &i->err);
+    if (has_partition(m, &i->op.id))
+        return 0;
+    i->op.outcome = OP_NOT_FOUND; /* nothing can be stored under such an id */
+    return outcome_error(&i->op, a, &i->err);
 }
 
 /* --- requests --- */

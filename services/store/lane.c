@@ -18,14 +18,13 @@
 #include "base/crypto.h"
 #include "base/log.h"
 #include "store/partition.h"
+#include "store/stmts.h"
 
 enum { SWEEP_MS = 100, STALL_MS = 1000, ARRAY_BYTES_MAX = 64 << 20, ARENA_BYTES_MAX = 4 << 20 };
 
 #define LANE_SESSION                                                                                                   \
-    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"       \
-    " -c enable_bitmapscan=off -c enable_material=off -c jit=off -c lock_timeout=1000"                                 \
-    " -c idle_in_transaction_session_timeout=5000 -c default_transaction_isolation=read\\ committed"                   \
-    " -c synchronous_commit=on"
+    READ_PINS " -c lock_timeout=1000 -c idle_in_transaction_session_timeout=5000"                                      \
+              " -c default_transaction_isolation=read\\ committed -c synchronous_commit=on"
 
 static void open_lane(struct lane *l);
 static void closed(struct lane *l);

@@ -33,6 +33,7 @@ struct topo_change {
     enum topo_kind kind;
     enum topo_act act;
     char name[129];
+    char fields[400]; /* of an update: the members that differ, as paths, comma-separated; cut if too many */
 };
 /*
  * Applies all objects in one transaction that raises cfg.epoch if anything changed; what is not named stays, or is deleted with `prune`.

@@ -308,6 +308,8 @@ static int keep_changes(struct apply *a, const struct topo_plan *p) {
         ch->kind = p->items[i].kind;
         ch->act = p->items[i].act;
         snprintf(ch->name, sizeof(ch->name), "%s", p->items[i].name);
+        if (ch->act == TOPO_UPDATE && p->items[i].have)
+            topo_json_differences(p->items[i].want, p->items[i].have, ch->fields, sizeof(ch->fields));
     }
     return 0;
 }

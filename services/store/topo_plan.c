@@ -78,6 +78,31 @@ bool topo_json_same(const json_t *a, const json_t *b) {
     return json_equal(a, b);
 }
 
+static void note_difference(const json_t *want, const json_t *have, const char *prefix, struct buf *out) {
+    const char *key;
+    json_t *v;
+    json_object_foreach ((json_t *)want, key, v) {
+        const json_t *other = json_object_get(have, key);
+        char path[200];
+        snprintf(path, sizeof(path), "%s%s%s", prefix, *prefix ? "." : "", key);
+        if (json_is_object(v) && json_is_object(other))
+            note_difference(v, other, path, out);
+        else if (!other || !topo_json_same(v, other))
+            buf_printf(out, "%s%s", out->n ? "," : "", path);
+    }
+    json_object_foreach ((json_t *)have, key, v) {
+        if (!json_object_get(want, key))
+            buf_printf(out, "%s%s%s%s", out->n ? "," : "", prefix, *prefix ? "." : "", key);
+    }
+}
+
+void topo_json_differences(const json_t *want, const json_t *have, char *out, size_t n) {
+    struct buf b CLEANUP_BUF;
+    buf_init(&b, n - 1);
+    note_difference(want, have, "", &b);
+    snprintf(out, n, "%s", buf_str(&b));
+}
+
 static bool one_of(const char *key, const char *const *names) {
     while (*names && strcasecmp(key, *names) != 0)
         names++;
@@ -203,7 +228,7 @@ static int check_subscription(const struct work *w, const struct entry *en, bool
         before = json_string_value(json_object_get(en->have_spec, "topic"));
     if (before && strcmp(before, en->topic) != 0)
         return err_set(
-            e, -EINVAL,
+            e, -EPERM,
             "subscription \"%s\": its topic is \"%.128s\" and cannot become \"%.128s\": make a new subscription", name,
             before, en->topic);
     const struct entry *topic = find(w, TOPO_TOPIC, en->topic);

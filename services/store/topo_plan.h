@@ -29,6 +29,8 @@ int topo_plan_make(const struct topo_object *objects, size_t n, const struct top
                    bool prune, struct topo_plan *ret, struct errmsg *e) MUSTCHECK;
 
 /* Same value: numbers by value (jsonb prints 1e3 as 1000), objects regardless of order. */
+/* The members in which two specs differ, as paths ("retry.max_attempts,sink"), into out[n]. */
+void topo_json_differences(const json_t *want, const json_t *have, char *out, size_t n);
 bool topo_json_same(const json_t *a, const json_t *b);
 /* A copy for the audit: secrets, tokens, passwords in URLs and values of headers become "***". NULL when out of memory.
  */

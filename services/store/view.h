@@ -72,7 +72,7 @@ struct view_dead {
 };
 struct view_dead_filter {
     const char *subscription; /* NULL = any */
-    const char *topic;
+    const char *topic, *producer;
     int64_t start_us, end_us; /* of the death */
     int64_t before_at_us;     /* page: (at, tx, n, sub) strictly below; 0 = none */
     struct uuid before_tx;

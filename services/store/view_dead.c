@@ -19,10 +19,11 @@ enum { CHUNK = 1000, REDRIVE_MAX = 10000 };
     " JOIN subscription s ON s.id = x.sub"
 enum { COL_SUB, COL_NAME, COL_TX, COL_N, COL_AT, COL_ATTEMPTS, COL_ERROR, COL_PRODUCER, COL_BUSINESS_KEY, COL_TRACE,
        COL_TOPIC, COL_KEY, COL_CONTENT_TYPE, COL_HEADERS, COL_BODY, COL_BODY_SIZE };
-#define LETTER_FILTER                                                                                                  \
+#define LETTER_FILTER(producer)                                                                                        \
     " ($1::text IS NULL OR (s.name = $1::text AND s.state <> 'deleted')) AND ($2::text IS NULL"                        \
     " OR x.topic = $2::text)"                                                                                          \
-    " AND ($3::timestamptz IS NULL OR x.at >= $3::timestamptz)"
+    " AND ($3::timestamptz IS NULL OR x.at >= $3::timestamptz)"                                                        \
+    " AND (" producer "::text IS NULL OR x.producer = " producer "::text)"
 /* What can be sent again: the decision says where it stands, the message is the payload. */
 #define REDRIVABLE                                                                                                     \
     " CROSS JOIN LATERAL (SELECT d.lane, d.seq FROM decision d WHERE d.tx = x.tx AND d.verdict = 1 OFFSET 0) d"        \
@@ -32,23 +33,23 @@ enum { COL_SUB, COL_NAME, COL_TX, COL_N, COL_AT, COL_ATTEMPTS, COL_ERROR, COL_PR
     " RETURNING t.sub, t.tx, t.n, y.lane, y.seq, y.name),"                                                             \
     " due AS (INSERT INTO delivery_due (sub, tx, n, due, attempt, lane, seq)"                                          \
     " SELECT sub, tx, n, now(), 0, lane, seq FROM gone ORDER BY sub, tx, n ON CONFLICT (sub, tx, n) DO NOTHING)"
-#define BY_FILTER                                                                                                      \
+#define BY_FILTER(producer)                                                                                                      \
     " FROM dead_letter x JOIN subscription s ON s.id = x.sub"                                                          \
-    " AND s.state <> 'deleted'" REDRIVABLE " WHERE" LETTER_FILTER                                                      \
+    " AND s.state <> 'deleted'" REDRIVABLE " WHERE" LETTER_FILTER(producer)                                                      \
     " AND x.at < coalesce($4::timestamptz, now())"
 #define BY_KEY                                                                                                         \
     " FROM unnest($1::text[], $2::uuid[], $3::int2[]) k(name, tx, n) JOIN subscription s ON s.name = k.name"           \
     " AND s.state <> 'deleted' JOIN dead_letter x ON x.sub = s.id AND x.tx = k.tx AND x.n = k.n" REDRIVABLE
 
 const struct pg_stmt view_dead_stmts[] = {
-    {"dead_list", LETTER("x.headers", "NULL::bytea") " WHERE" LETTER_FILTER
+    {"dead_list", LETTER("x.headers", "NULL::bytea") " WHERE" LETTER_FILTER("$10")
                   " AND ($4::timestamptz IS NULL OR x.at < $4::timestamptz) AND ($5::timestamptz IS NULL"
                   " OR (x.at, x.tx, x.n, x.sub) < ($5::timestamptz, $6::uuid, $7::int2, $8::int4))"
                   " ORDER BY x.at DESC, x.tx DESC, x.n DESC, x.sub DESC LIMIT $9::int8"},
     {"dead_get", LETTER("x.headers", "x.body") " WHERE s.name = $1::text AND s.state <> 'deleted'"
         " AND x.tx = $2::uuid AND x.n = $3::int2"},
     {"dead_redrive",
-     "WITH y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane, d.seq" BY_FILTER
+     "WITH y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane, d.seq" BY_FILTER("$8")
      " LIMIT $5::int8 FOR UPDATE OF x SKIP LOCKED)," REDRIVE
      ", noted AS (INSERT INTO audit (actor, act, object, reason, after) SELECT $6::text, 'dead.redrive',"
      " coalesce($1::text, '*') || coalesce(' topic ' || $2::text, ''), $7::text, jsonb_build_object('count',"
@@ -61,7 +62,7 @@ const struct pg_stmt view_dead_stmts[] = {
      ", noted AS (INSERT INTO audit (actor, act, object, reason) SELECT $4::text, 'dead.redrive',"
      " name || '/' || tx || '.' || n, $5::text FROM gone)"
      " SELECT count(*), now() FROM gone"},
-    {"dead_count", "SELECT count(*), now() FROM (SELECT 1" BY_FILTER " LIMIT $5::int8) c"},
+    {"dead_count", "SELECT count(*), now() FROM (SELECT 1" BY_FILTER("$6") " LIMIT $5::int8) c"},
     {"dead_count_keys", "SELECT count(*), now() FROM (SELECT 1" BY_KEY ") c"},
     {NULL, NULL},
 };
@@ -180,6 +181,7 @@ int view_dead_list(struct pg_conn *c, const struct view_dead_filter *f, view_dea
     pg_param_int16(&p, f->before_n);
     pg_param_int32(&p, f->before_sub);
     pg_param_int64(&p, MAX(1, MIN(f->limit, VIEW_ROWS_MAX)));
+    pg_param_text(&p, f->producer);
     return dead_ask(c, "dead_list", &p, fn, arg);
 }
 
@@ -231,6 +233,7 @@ static int redrive_chunk(struct redrive_req *q) {
     pg_param_int64(&p, q->asked);
     pg_param_text(&p, q->actor);
     pg_param_text(&p, q->reason);
+    pg_param_text(&p, q->filter.producer);
     return view_ask(q->conn, &q->q, view_dead_stmts, "dead_redrive", &p);
 }
 
@@ -294,6 +297,7 @@ static int ask_count(struct redrive_req *q) {
     struct pg_params p;
     params_filter(&p, &q->filter);
     pg_param_int64(&p, q->limit + 1);
+    pg_param_text(&p, q->filter.producer);
     return view_ask(q->conn, &q->q, view_dead_stmts, "dead_count", &p);
 }
 
@@ -316,6 +320,7 @@ int view_dead_redrive(struct pg_conn *c, const struct view_dead_filter *f, const
         q->filter = (struct view_dead_filter){.start_us = f->start_us, .end_us = f->end_us};
         q->filter.subscription = kept(q, f->subscription);
         q->filter.topic = kept(q, f->topic);
+        q->filter.producer = kept(q, f->producer);
         if (f->limit > 0)
             q->limit = MIN(f->limit, REDRIVE_MAX);
     }

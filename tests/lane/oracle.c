@@ -89,7 +89,7 @@ static void check_event(const struct event *e, const struct stored *s) {
     case OP_REFUSED:
         if (!e->poisoned)
             say(&e->id, "REFUSED, and nothing is wrong with it");
-        /* fall through */
+        __attribute__((fallthrough));
     case OP_UNAVAILABLE:
     case OP_EXPIRED:
     case OP_SHUTDOWN:
