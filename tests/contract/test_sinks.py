@@ -54,7 +54,7 @@ class RabbitmqReceiver:
         self.accept()
 
     def sink(self):
-        return {"rabbitmq": {"url": self.rabbit.url(), "routing_key": self.name, "timeout": "2s"}}
+        return {"rabbitmq": {"url": self.rabbit.url(), "exchange": self.name, "routing_key": self.name, "timeout": "2s"}}
 
     def received(self):
         while self.open:
@@ -68,16 +68,20 @@ class RabbitmqReceiver:
         return list(self.messages)
 
     def refuse(self):
-        self.channel.queue_delete(self.name)
+        """Without its exchange the broker takes nothing. (Without the queue it would refuse for good.)"""
+        self.channel.exchange_delete(self.name)
         self.open = False
 
     def accept(self):
+        self.channel.exchange_declare(self.name, "direct", durable=True)
         self.channel.queue_declare(self.name, durable=True)
+        self.channel.queue_bind(self.name, self.name, self.name)
         self.open = True
 
     def close(self):
         with contextlib.suppress(pika.exceptions.AMQPError):
             self.channel.queue_delete(self.name)
+            self.channel.exchange_delete(self.name)
             self.connection.close()
 
 

@@ -13,8 +13,10 @@ from servers.txmsgd import clean_environment, daemon_binary
 # As the daemon sets them on the connections of lanes (db/README.md).
 PINNED = """
 SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
-SET enable_bitmapscan = off; SET enable_material = off; SET jit = off;
+SET enable_bitmapscan = off; SET enable_material = off; SET enable_memoize = off; SET jit = off;
 """
+# Parameters are NULL here, and run-time pruning would leave no partition to look at.
+SHOW_ALL = "SET enable_partition_pruning = off"
 BIG = re.compile(r"^(message|decision)_p")
 ROWS = 20000
 
@@ -54,6 +56,7 @@ def database(site, request):
         if request.param == "analyzed":
             sql.execute("ANALYZE")
         sql.execute(PINNED)
+        sql.execute(SHOW_ALL)
     yield db
     db.close()
     world.close()

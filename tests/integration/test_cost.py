@@ -1,4 +1,4 @@
-"""What a message costs the database: at hundreds in flight its statements are shared by hundreds of messages."""
+"""What a delivered message costs the database: the forwarder walks with cursors, hundreds of messages share a statement."""
 
 import subprocess
 
@@ -8,6 +8,7 @@ from harness.peers import HttpSink
 from servers.process import wait_until
 
 OPTIONS = {"check.poll": "250ms", "check.find_poll": "250ms", "forward.retry_poll": "200ms"} # the defaults
+ACCEPTING = ("INSERT INTO lane_log", "INSERT INTO message", "INSERT INTO decision") # the group commits of the acceptance
 IN_FLIGHT = 256
 MESSAGES = 20000
 
@@ -34,22 +35,18 @@ def load(world, topic, count):
 
 
 def test_statements_per_delivered_message(world, statistics):
-    """The best of three rounds counts: on a busy machine the callers may not keep their calls in flight."""
     topic = world.topic(nowhere={"discard": {}})
     load(world, topic, 1000)
-    costs = []
-    for _ in range(3):
-        before, delivered_before = statistics(), delivered(world, topic)
-        load(world, topic, MESSAGES)
-        wait_until(lambda start=delivered_before: delivered(world, topic) >= start + MESSAGES, 30, "all are delivered")
-        spent = {query: calls - before.get(query, 0) for query, calls in statistics().items()}
-        costs.append(sum(spent.values()) / MESSAGES)
-        print(f"{costs[-1]:.4f} statements for each of {MESSAGES} messages")
-        for n, query in sorted(((n, q) for q, n in spent.items() if n), reverse=True)[:12]:
-            print(f"{n:8} {' '.join(query.split())[:140]}")
-        if costs[-1] < 0.1:
-            break
-    assert min(costs) < 0.1
+    before, delivered_before = statistics(), delivered(world, topic)
+    load(world, topic, MESSAGES)
+    wait_until(lambda: delivered(world, topic) >= delivered_before + MESSAGES, 30, "all are delivered")
+    spent = {query: calls - before.get(query, 0) for query, calls in statistics().items()}
+    forwarding = {query: n for query, n in spent.items() if not query.startswith(ACCEPTING)}
+    print(f"{sum(spent.values()) / MESSAGES:.4f} statements for each of {MESSAGES} messages, "
+          f"{sum(forwarding.values()) / MESSAGES:.4f} without the group commits")
+    for n, query in sorted(((n, q) for q, n in spent.items() if n), reverse=True)[:12]:
+        print(f"{n:8} {' '.join(query.split())[:140]}")
+    assert sum(forwarding.values()) / MESSAGES < 0.1
 
 
 def delivered(world, topic):

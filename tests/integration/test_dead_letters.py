@@ -46,6 +46,7 @@ def test_kept_with_its_message(client, place, dead):
     full = client.admin.GetDeadLetter(admin_pb2.GetDeadLetterRequest(name=letter.name, include_body=True), timeout=20)
     assert full.dead_letter.message.body == b"\x00dead"
     assert letters(client, topic=topic)[0].name == letter.name
+    assert not letters(client, topic=topic, producer="bank")
 
 
 def test_unknown_names(client):

@@ -10,7 +10,7 @@ from harness.peers import Proxy
 from harness.world import subscription
 from servers.process import wait_until
 
-DELIVERED, RETRYING = DELIVERY["DELIVERED"], DELIVERY["RETRYING"]
+DEAD, DELIVERED, RETRYING = DELIVERY["DEAD"], DELIVERY["DELIVERED"], DELIVERY["RETRYING"]
 
 
 class Broker:
@@ -91,13 +91,14 @@ def test_default_virtual_host(site, world, client, broker, path):
     assert broker.get(queue)[0].message_id == f"{tx}.0"
 
 
-def test_unroutable_is_tried_again(site, world, client, broker):
-    """The broker confirms what it cannot route; `mandatory` tells, and the message waits for its queue."""
+def test_unroutable_is_a_dead_letter(site, world, client, broker):
+    """The broker confirms what it cannot route; `mandatory` tells, and nobody waits for a queue that may never come."""
     topic = subscribe(world, site.rabbit.url(), routing_key="comes-later")
     tx = client.publish([message(topic)], tx=uuid7()).transaction_id
-    delivery = world.wait_delivery(tx, topic, RETRYING)
-    assert delivery.last_error
+    delivery = world.wait_delivery(tx, topic, DEAD)
+    assert delivery.attempts == 1 and "NO_ROUTE" in delivery.last_error
     queue = broker.queue("comes-later")
+    world.ctl("dead", "redrive", f"{topic}/{tx}.0")
     assert broker.get(queue)[0].message_id == f"{tx}.0"
     world.wait_delivery(tx, topic, DELIVERED)
 

@@ -2,9 +2,8 @@
 
 import time
 
-import grpc
 import pytest
-from harness.client import DELIVERY, Client, apply_topology, error_of, message, refused
+from harness.client import DELIVERY, Client, apply_topology, message, refused
 from harness.ids import uuid7
 from harness.world import subscription
 from servers.process import wait_until
@@ -89,45 +88,42 @@ def test_secrets_are_write_only(world, client):
     assert request.headers["x-token"] == "t0k3n" and "webhook-signature" in request.headers
 
 
-HTTP = topology_pb2.HttpSink
-BAD = { # what, and words that the answer must hold
-    "topic name": (topology(["No"]), ["topic", "No"]),
-    "producer name": (topology(producers=["a b"]), ["producer", "a b"]),
-    "no topic": (topology(subscriptions=[discard("s", "")]), ["subscription", "topic"]),
-    "unknown topic": (topology(subscriptions=[discard("s", "nowhere")]), ["subscription", "nowhere"]),
-    "no sink": (topology(["t"], subscriptions=[topology_pb2.Subscription(name="s", topic="t")]), ["subscription", "sink"]),
-    "no URL": (topology(["t"], subscriptions=[topology_pb2.Subscription(
-        name="s", topic="t", sink=topology_pb2.Sink(http=HTTP()))]), ["sink.http.url"]),
+BAD = {
+    "topic name": (topology(["No"]), "topics[0].name"),
+    "producer name": (topology(producers=["a b"]), "producers[0].name"),
+    "no topic": (topology(subscriptions=[discard("s", "")]), "subscriptions[0].topic"),
+    "unknown topic": (topology(subscriptions=[discard("s", "nowhere")]), "subscriptions[0].topic"),
+    "no sink": (topology(["t"], subscriptions=[topology_pb2.Subscription(name="s", topic="t")]), "subscriptions[0].sink"),
+    "sink without a URL": (topology(["t"], subscriptions=[topology_pb2.Subscription(
+        name="s", topic="t", sink=topology_pb2.Sink(http=topology_pb2.HttpSink()))]), "subscriptions[0].sink"),
     "file URL": (topology(["t"], subscriptions=[topology_pb2.Subscription(
-        name="s", topic="t", sink=topology_pb2.Sink(http=HTTP(url="file:///etc/passwd")))]), ["sink.http.url"]),
+        name="s", topic="t", sink=topology_pb2.Sink(http=topology_pb2.HttpSink(url="file:///etc/passwd")))]),
+        "subscriptions[0].sink"),
     "attempts": (topology(["t"], subscriptions=[discard("s", "t", retry=topology_pb2.RetryPolicy(max_attempts=5000))]),
-                 ["retry.max_attempts", "5000"]),
-    "concurrency": (topology(["t"], subscriptions=[discard("s", "t", concurrency=-1)]), ["concurrency", "-1"]),
-    "twice": (topology(["t", "t"]), ["topic", "t"]),
+                 "subscriptions[0].retry"),
+    "concurrency": (topology(["t"], subscriptions=[discard("s", "t", concurrency=-1)]), "subscriptions[0].concurrency"),
+    "twice": (topology(["t", "t"]), "topics[1]"),
     "secret": (topology_pb2.Topology(producers=[topology_pb2.Producer(name="p", check=topology_pb2.CheckPolicy(
-        endpoints=["http://127.0.0.1/"], secret="not a secret"))]), ["check.secret"]),
-    "ordering": (topology(["t"], subscriptions=[discard("s", "t", ordering=topology_pb2.ORDERING_KEY)]), ["ordering"]),
+        endpoints=["http://127.0.0.1/"], secret="not a secret"))]), "producers[0].check"),
+    # what a later version will take is refused by name, not ignored
+    "ordering": (topology(["t"], subscriptions=[discard("s", "t", ordering=topology_pb2.ORDERING_KEY)]), "subscriptions[0].ordering"),
     "filter": (topology(["t"], subscriptions=[discard("s", "t", filter=topology_pb2.MessageFilter(headers={"a": "b"}))]),
-               ["filter"]),
+               "subscriptions[0].filter"),
     "kafka": (topology(["t"], subscriptions=[topology_pb2.Subscription(name="s", topic="t", sink=topology_pb2.Sink(
-        kafka=topology_pb2.KafkaSink(bootstrap_servers=["127.0.0.1:9092"])))]), ["kafka"]),
+        kafka=topology_pb2.KafkaSink(bootstrap_servers=["127.0.0.1:9092"])))]), "subscriptions[0].sink"),
 }
 
 
 @pytest.mark.parametrize("what", BAD)
 def test_bad_topology_is_refused_whole(client, what):
-    """Also what a later version will take: it is refused by name, not ignored."""
     before = export(client)
-    wrong, words = BAD[what]
+    wrong, field = BAD[what]
     wrong = topology_pb2.Topology.FromString(wrong.SerializeToString())
     wrong.topics.add(name="came-along")
-    with pytest.raises(grpc.RpcError) as caught:
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
         apply_topology(client, wrong)
-    error = error_of(caught.value)
-    assert error.code in ("INVALID_ARGUMENT", "UNIMPLEMENTED")
-    said = " ".join([error.message, *error.fields, *error.fields.values()])
-    assert all(word in said for word in words), said
-    assert "not a secret" not in said
+    assert any(name.startswith(field) for name in caught.error.fields), caught.error.fields
+    assert "not a secret" not in str(caught.error)
     assert export(client) == before
 
 
