@@ -85,7 +85,7 @@ static void note_difference(const json_t *want, const json_t *have, const char *
         const json_t *other = json_object_get(have, key);
         char path[200];
         snprintf(path, sizeof(path), "%s%s%s", prefix, *prefix ? "." : "", key);
-        if (json_is_object(v) && json_is_object(other))
+        if (json_is_object(v) && (json_is_object(other) || (!other && json_object_size(v))))
             note_difference(v, other, path, out);
         else if (!other || !topo_json_same(v, other))
             buf_printf(out, "%s%s", out->n ? "," : "", path);
