@@ -42,7 +42,7 @@ static void test_tolerated(void **state) {
     assert_int_equal(
         verdict_200("{\"transactionId\":\"0197A3B4-0000-7000-8000-0000000000AB\",\"decision\":\"COMMITTED\"}"),
         ANSWER_COMMITTED);
-    assert_int_equal(verdict_200("{\"transactionId\":\"" ID "\",\"decision\":\"COMMITTED\",\"bodies\":[{\"n\":0}],"
+    assert_int_equal(verdict_200("{\"transactionId\":\"" ID "\",\"decision\":\"COMMITTED\",\"bodies\":[],"
                                  "\"note\":null,\"Decision\":\"ROLLED_BACK\"}"),
                      ANSWER_COMMITTED);
     assert_int_equal(verdict_200("{\"transactionId\":\"" ID "\",\"decision\":\"\\u0043OMMITTED\"}"), ANSWER_COMMITTED);
@@ -50,6 +50,7 @@ static void test_tolerated(void **state) {
 
 static void test_not_answers(void **state) {
     static const char *const bodies[] = {
+        "{\"transactionId\":\"" ID "\",\"decision\":\"COMMITTED\",\"bodies\":[{\"n\":0}]}",
         "",
         "COMMITTED",
         "\"COMMITTED\"",

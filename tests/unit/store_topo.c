@@ -29,14 +29,30 @@ static struct topo_plan plan(const struct topo_object *o, size_t n, bool prune) 
     return p;
 }
 
-static void refused(const struct topo_object *o, size_t n, bool prune, const char *word) {
+static void refused_as(int code, const struct topo_object *o, size_t n, bool prune, const char *word) {
     struct topo_plan p = {0};
     struct errmsg e = ERRMSG_NULL;
-    assert_int_equal(topo_plan_make(o, n, stored, ARRAY_LEN(stored), prune, &p, &e), -EINVAL);
+    assert_int_equal(topo_plan_make(o, n, stored, ARRAY_LEN(stored), prune, &p, &e), code);
     if (!strstr(e.text, word))
         print_error("\"%s\" does not speak of \"%s\"\n", e.text, word);
     assert_non_null(strstr(e.text, word));
     assert_null(p.items);
+}
+
+static void refused(const struct topo_object *o, size_t n, bool prune, const char *word) {
+    refused_as(-EINVAL, o, n, prune, word);
+}
+
+static void test_differences(void **state) {
+    char out[64];
+    CLEANUP_JSON json_t *a = json_pack("{s:{s:i,s:i},s:s,s:{}}", "retry", "max", 1, "initial", 2, "topic", "t", "sink");
+    CLEANUP_JSON json_t *b = json_pack("{s:{s:i},s:s,s:i}", "retry", "max", 3, "topic", "t", "rate", 5);
+    topo_json_differences(a, b, out, sizeof(out));
+    assert_string_equal(out, "retry.max,retry.initial,sink,rate");
+    topo_json_differences(a, a, out, sizeof(out));
+    assert_string_equal(out, "");
+    topo_json_differences(a, b, out, 12); /* cut, never past its end */
+    assert_true(strlen(out) < 12);
 }
 
 static void test_acts(void **state) {
@@ -86,7 +102,7 @@ static void test_refusals(void **state) {
     const struct topo_object unknown_topic = SUB("x", "{\"topic\":\"nowhere\",\"sink\":{\"discard\":{}}}");
     refused(&unknown_topic, 1, false, "nowhere");
     const struct topo_object moved = SUB("mail", "{\"topic\":\"refunds\",\"sink\":{\"discard\":{}}}");
-    refused(&moved, 1, false, "cannot become");
+    refused_as(-EPERM, &moved, 1, false, "cannot become");
     const struct topo_object orphan = SUB("mail", ORDERS);
     refused(&orphan, 1, true, "pruned");
     const struct topo_object twice[] = {TOPIC("a"), TOPIC("a")};
@@ -188,6 +204,7 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_differences),
         cmocka_unit_test(test_acts),
         cmocka_unit_test(test_reapplying_changes_nothing),
         cmocka_unit_test(test_prune_deletes_what_is_not_named),
