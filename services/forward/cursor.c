@@ -2,8 +2,9 @@
  * The way of a message of this lane: read -> parcel at the outlet, slot in the window -> settled (delivered, or to be
  * spilled) -> passed by W in a batch, together with the row of a spilled one -> durable.
  *
- * A spilled message keeps its parcel, without the payload, until its row is in a batch. The window bounds what is under way;
- * UNRECORDED_MAX bounds what would be delivered again if this process died, also while the store cannot commit.
+ * A spilled message keeps its parcel, without the payload, until its row is in a batch. The window bounds what is
+ * under way; UNRECORDED_MAX bounds what would be delivered again if this process died, also while the store cannot
+ * commit.
  */
 #include "forward/cursor.h"
 
@@ -130,7 +131,7 @@ static int start(struct sub_cursor *c, const struct tail_item *item, uint16_t n)
     return 0;
 }
 
-/* The messages of one transaction from `first` on that are of our topic. 0 = all handled; 1 = not now, c->read says from where. */
+/* The messages of a transaction from `first` on that are ours. 0 = all handled; 1 = not now, go on at c->read. */
 static int start_all(struct sub_cursor *c, const struct tail_item *item, uint32_t first) {
     const char *topic = c->outlet->conf->topic;
     size_t topic_n = strlen(topic);

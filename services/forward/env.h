@@ -6,8 +6,8 @@
 #include "forward/parcel.h"
 
 enum {
-    UNRECORDED_MAX = 1000,   /* settled messages of one cursor whose record is not durable yet: no more are started */
-    REWRITE_ENTRIES = 900,   /* a cursor is written again after so many entries of its lane; readers look back 1,000 */
+    UNRECORDED_MAX = 1000, /* settled messages of one cursor whose record is not durable yet: no more are started */
+    REWRITE_ENTRIES = 900, /* a cursor is written again after so many entries of its lane; readers look back 1,000 */
     RETRY_LEASE_EXTRA_MS = 10000, /* a claim's lease: twice the sink's timeout and this */
 };
 
@@ -19,7 +19,7 @@ struct forward_env {
     struct forward_options o;
     struct parcel_pool pool;
     bool allowed, draining;
-    uint32_t in_flight; /* at all sinks together */
+    uint32_t in_flight;                        /* at all sinks together */
     void (*wake)(void *arg, struct outlet *o); /* it has something to do: served at the next turn of the loop */
     void *wake_arg;
     struct metric_family *attempts, *seconds;

@@ -1,4 +1,4 @@
-/* Names and values of https://github.com/cloudevents/spec, version 1.0, with the partitioning and tracing extensions. */
+/* Names and values of CloudEvents 1.0 with its partitioning extension (github.com/cloudevents/spec). */
 #include "forward/event.h"
 
 #include "base/clock.h"

@@ -18,7 +18,7 @@ struct event {
 };
 void event_of(const struct delivery *d, struct event *ret);
 
-/* Each attribute that is there, by its CloudEvents name without prefix ("id"), specversion included, trace context not. */
+/* Each attribute that is there, by its name without prefix ("id"); specversion included, trace context not. */
 void event_each(const struct event *ev, void (*fn)(void *arg, const char *name, struct bytes value), void *arg);
 
 /* A header value of the HTTP binding: everything but printable ASCII, and space, '"' and '%', percent-encoded. */

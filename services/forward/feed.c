@@ -3,11 +3,12 @@
  *
  *     loading (start positions are being read) -> reading -> [a batch was lost] -> stopped -> loading
  *
- * A lane that lost a batch is normally dropped by its owner in the same breath. If it lives on (the store refused a row), its
- * cursors begin again at their durable positions after a pause: what was passed in that batch is delivered again, never lost.
+ * A lane that lost a batch is normally dropped by its owner in the same breath. If it lives on (the store refused a
+ * row), its cursors begin again at their durable positions after a pause: what was passed in that batch is delivered
+ * again, never lost.
  *
- * Positions are asked for in a question sent after the cursor was made: a subscription that we know of is committed, so its
- * vector is in that answer; an earlier question may have missed it.
+ * Positions are asked for in a question sent after the cursor was made: a subscription that we know of is committed,
+ * so its vector is in that answer; an earlier question may have missed it.
  */
 #include "forward/cursor.h"
 #include "forward/retry.h"
@@ -37,12 +38,12 @@ static bool rewrite_due(const struct feed *f, const struct sub_cursor *c) {
     return c->ready && f->last_seq + 1 - c->written_seq >= REWRITE_ENTRIES;
 }
 
-/* Readers of a lane's log look back a bounded number of entries: who was not written for long is written again, changed or not. */
+/* Readers of a log look back so many entries: who was not written for long is written again, changed or not. */
 static void find_unwritten(struct feed *f) {
     if (f->last_seq - f->scanned_seq < SCAN_ENTRIES)
         return;
     f->scanned_seq = f->last_seq;
-    LIST_FOR(e, &f->cursors) {
+    LIST_FOR (e, &f->cursors) {
         struct sub_cursor *c = LIST_ENTRY(e, struct sub_cursor, in_feed);
         if (rewrite_due(f, c) && list_empty(&c->changed))
             list_add_tail(&f->changed, &c->changed);
@@ -51,7 +52,7 @@ static void find_unwritten(struct feed *f) {
 
 /* The same for those that rest; false: no room. */
 static bool collect_resting(struct feed *f, struct lane_batch *b) {
-    LIST_FOR(e, &f->resting) {
+    LIST_FOR (e, &f->resting) {
         struct resting *r = LIST_ENTRY(e, struct resting, link);
         if (r->riding || f->last_seq + 1 - r->written_seq < REWRITE_ENTRIES)
             continue;
@@ -65,7 +66,7 @@ static bool collect_resting(struct feed *f, struct lane_batch *b) {
 }
 
 static void end_resting(struct feed *f, bool committed) {
-    LIST_FOR(e, &f->resting) {
+    LIST_FOR (e, &f->resting) {
         struct resting *r = LIST_ENTRY(e, struct resting, link);
         if (r->riding && committed)
             r->durable = r->staged;
@@ -76,7 +77,7 @@ static void end_resting(struct feed *f, bool committed) {
 }
 
 static void find_all(struct feed *f) {
-    LIST_FOR(e, &f->cursors) {
+    LIST_FOR (e, &f->cursors) {
         struct sub_cursor *c = LIST_ENTRY(e, struct sub_cursor, in_feed);
         if (c->ready && list_empty(&c->changed))
             list_add_tail(&f->changed, &c->changed);
@@ -126,7 +127,7 @@ static void rider_lost(void *arg) {
     if (f->retry)
         retry_lost(f->retry);
     end_resting(f, false);
-    LIST_FOR(e, &f->cursors)
+    LIST_FOR (e, &f->cursors)
         cursor_stop(LIST_ENTRY(e, struct sub_cursor, in_feed));
     int64_t pause_ms = MIN((int64_t)1000 << MIN(f->restarts, 5u), (int64_t)RESTART_MAX_MS);
     f->restarts++;
@@ -151,7 +152,7 @@ void feed_changed(struct feed *f, struct sub_cursor *c, bool now) {
 static void wake_all(void *arg) {
     struct feed *f = arg;
 
-    LIST_FOR(e, &f->cursors) {
+    LIST_FOR (e, &f->cursors) {
         struct sub_cursor *c = LIST_ENTRY(e, struct sub_cursor, in_feed);
         f->env->wake(f->env->wake_arg, c->outlet);
     }
@@ -171,7 +172,7 @@ static struct lane_pos start_of(const struct cursor *rows, size_t n, int32_t sub
 }
 
 static struct resting *find_resting(const struct feed *f, int32_t sub) {
-    LIST_FOR(e, &f->resting) {
+    LIST_FOR (e, &f->resting) {
         struct resting *r = LIST_ENTRY(e, struct resting, link);
         if (r->sub == sub)
             return r;
@@ -179,7 +180,8 @@ static struct resting *find_resting(const struct feed *f, int32_t sub) {
     return NULL;
 }
 
-static int add_resting(struct feed *f, int32_t sub, struct lane_pos durable, int32_t written_seq, struct resting **ret) {
+static int add_resting(struct feed *f, int32_t sub, struct lane_pos durable, int32_t written_seq,
+                       struct resting **ret) {
     struct resting *r = mem_zalloc(sizeof(*r));
 
     if (!r)
@@ -198,7 +200,7 @@ static void drop_resting(struct resting *r) {
 }
 
 static struct sub_cursor *find_cursor(const struct feed *f, int32_t sub) {
-    LIST_FOR(e, &f->cursors) {
+    LIST_FOR (e, &f->cursors) {
         struct sub_cursor *c = LIST_ENTRY(e, struct sub_cursor, in_feed);
         if (c->outlet->conf->id == sub)
             return c;
@@ -221,7 +223,7 @@ static void start_asked(struct feed *f, const struct cursor *rows, size_t n) {
     /* In an adopted lane the rows stand somewhere within the last 1,000 entries: they are due. */
     int32_t written = f->adopted ? f->last_seq - REWRITE_ENTRIES : f->last_seq;
 
-    LIST_FOR(e, &f->cursors) {
+    LIST_FOR (e, &f->cursors) {
         struct sub_cursor *c = LIST_ENTRY(e, struct sub_cursor, in_feed);
         if (!c->asked)
             continue;
@@ -236,7 +238,7 @@ static void on_load_timer(void *arg);
 
 /* It did not work: again, later. */
 static void forget_asked(struct feed *f) {
-    LIST_FOR(e, &f->cursors)
+    LIST_FOR (e, &f->cursors)
         LIST_ENTRY(e, struct sub_cursor, in_feed)->asked = false;
     timer_arm(f->timer, LOAD_AGAIN_MS);
 }
@@ -277,7 +279,7 @@ static void on_positions(void *arg, int code, const struct cursor *rows, size_t 
 static bool restart(struct feed *f) {
     bool unknown = false;
 
-    LIST_FOR(e, &f->cursors) {
+    LIST_FOR (e, &f->cursors) {
         struct sub_cursor *c = LIST_ENTRY(e, struct sub_cursor, in_feed);
         struct resting *r = c->ready ? NULL : find_resting(f, c->outlet->conf->id);
         if (r && r->riding) { /* where, is being decided */
@@ -319,7 +321,7 @@ static void on_load_timer(void *arg) {
         return;
     }
     f->load = load;
-    LIST_FOR(e, &f->cursors) {
+    LIST_FOR (e, &f->cursors) {
         struct sub_cursor *c = LIST_ENTRY(e, struct sub_cursor, in_feed);
         c->asked = !c->known && !find_resting(f, c->outlet->conf->id);
     }
@@ -327,7 +329,8 @@ static void on_load_timer(void *arg) {
 
 /* --- life --- */
 
-int feed_new(struct forward_env *env, struct lane *lane, int32_t number, bool adopted, uint32_t *holders, struct feed **ret) {
+int feed_new(struct forward_env *env, struct lane *lane, int32_t number, bool adopted, uint32_t *holders,
+             struct feed **ret) {
     struct feed *f = mem_zalloc(sizeof(*f));
 
     if (!f)
@@ -337,8 +340,8 @@ int feed_new(struct forward_env *env, struct lane *lane, int32_t number, bool ad
     f->number = number;
     f->adopted = adopted;
     f->end_seq = -1;
-    f->rider = (struct lane_rider){
-        .collect = rider_collect, .committed = rider_committed, .lost = rider_lost, .arg = f};
+    f->rider =
+        (struct lane_rider){.collect = rider_collect, .committed = rider_committed, .lost = rider_lost, .arg = f};
     list_init(&f->link);
     list_init(&f->cursors);
     list_init(&f->changed);
@@ -415,7 +418,7 @@ void feed_trim(struct feed *f) {
     int32_t seq = tail_next_seq(f->tail);
     bool ended = f->adopted && f->end_seq >= 0;
 
-    LIST_FOR(e, &f->cursors) {
+    LIST_FOR (e, &f->cursors) {
         struct sub_cursor *c = LIST_ENTRY(e, struct sub_cursor, in_feed);
         if (!c->ready)
             continue;
@@ -429,7 +432,7 @@ void feed_trim(struct feed *f) {
 bool feed_settled(const struct feed *f) {
     if (!f->adopted || f->end_seq < 0 || f->load)
         return false;
-    LIST_FOR(e, &f->cursors)
+    LIST_FOR (e, &f->cursors)
         if (!cursor_passed(LIST_ENTRY(e, struct sub_cursor, in_feed), (struct lane_pos){.seq = f->end_seq}))
             return false;
     return list_empty(&f->riding);

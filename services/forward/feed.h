@@ -1,6 +1,6 @@
 /*
- * A feed: one lane as the forwarder sees it. It has the tail that cursors read, the cursors, and the rider by which their
- * progress and spilled deliveries become durable. @thread of the loop
+ * A feed: one lane as the forwarder sees it. It has the tail that cursors read, the cursors, and the rider by which
+ * their progress and spilled deliveries become durable. @thread of the loop
  */
 #pragma once
 
@@ -34,9 +34,10 @@ struct feed {
 };
 
 /* A rider of the lane from now on. Cursors are added by feed_add(). */
-int feed_new(struct forward_env *env, struct lane *lane, int32_t number, bool adopted, uint32_t *holders, struct feed **ret) MUSTCHECK;
+int feed_new(struct forward_env *env, struct lane *lane, int32_t number, bool adopted, uint32_t *holders,
+             struct feed **ret) MUSTCHECK;
 void feed_free(struct feed *f); /* the lane still exists. NULL allowed */
-/* A cursor for an outlet. at_start: the lane is new and the subscription older: no need to ask where it begins. -ENOMEM */
+/* A cursor for an outlet. at_start: the lane is new, the subscription older: it begins at the beginning. -ENOMEM */
 int feed_add(struct feed *f, struct outlet *o, bool at_start) MUSTCHECK;
 /* The cursor goes, its position is kept: the subscription may come back (paused, or unreadable for a while). */
 void feed_remove(struct feed *f, struct sub_cursor *c);

@@ -4,8 +4,9 @@
  *     lane -> feed (tail, rider) --- cursor --- outlet (breaker, queue) -> sink
  *                                              retry -> outlet
  *
- * Nothing is started from inside a callback of the lane, the store or a sink: they mark an outlet, and one timer serves all
- * marked ones at the next turn of the loop, so that bursts are handed over together and no call comes back into its caller.
+ * Nothing is started from inside a callback of the lane, the store or a sink: they mark an outlet, and one timer
+ * serves all marked ones at the next turn of the loop, so that bursts are handed over together and no call comes back
+ * into its caller.
  */
 #include "forward/forward.h"
 
@@ -49,7 +50,7 @@ static void serve(struct outlet *o) {
     struct list *first = o->cursors.next;
 
     outlet_serve_queue(o);
-    LIST_FOR(e, &o->cursors)
+    LIST_FOR (e, &o->cursors)
         cursor_pump(LIST_ENTRY(e, struct sub_cursor, in_outlet));
     if (first != &o->cursors) { /* another lane is the first one next time */
         list_del(first);
@@ -64,7 +65,7 @@ static void trim(struct forward *f, bool now) {
     if (!now && now_ms < f->trimmed_ms + TRIM_EVERY_MS)
         return;
     f->trimmed_ms = now_ms;
-    LIST_FOR(e, &f->feeds)
+    LIST_FOR (e, &f->feeds)
         feed_trim(LIST_ENTRY(e, struct feed, link));
 }
 
@@ -85,7 +86,7 @@ static void on_turn(void *arg) {
 static double oldest_seconds(const struct forward *f, const struct outlet *o) {
     int64_t oldest_us = 0, age_us;
 
-    LIST_FOR(e, &o->cursors) {
+    LIST_FOR (e, &o->cursors) {
         int64_t us = cursor_oldest_us(LIST_ENTRY(e, struct sub_cursor, in_outlet));
         if (us && (!oldest_us || us < oldest_us))
             oldest_us = us;
@@ -99,7 +100,7 @@ static void on_tick(void *arg) {
     struct forward *f = arg;
 
     timer_arm(f->tick, TICK_MS);
-    LIST_FOR(e, &f->outlets) {
+    LIST_FOR (e, &f->outlets) {
         struct outlet *o = LIST_ENTRY(e, struct outlet, link);
         if (o->lag)
             lag_set(o->lag, oldest_seconds(f, o));
@@ -111,7 +112,7 @@ static void on_tick(void *arg) {
 /* --- subscriptions --- */
 
 static struct outlet *find_outlet(const struct forward *f, int32_t id) {
-    LIST_FOR(e, &f->outlets) {
+    LIST_FOR (e, &f->outlets) {
         struct outlet *o = LIST_ENTRY(e, struct outlet, link);
         if (o->conf->id == id)
             return o;
@@ -136,7 +137,7 @@ static void add_outlet(struct forward *f, struct topology *t, const struct sub_c
         return;
     }
     list_add_tail(&f->outlets, &o->link);
-    LIST_FOR(e, &f->feeds) {
+    LIST_FOR (e, &f->feeds) {
         struct feed *feed = LIST_ENTRY(e, struct feed, link);
         r = feed_add(feed, o, false);
         if (r < 0) { /* all lanes or none: the next snapshot tries again */
@@ -151,7 +152,7 @@ void forward_topology(struct forward *f, struct topology *t) {
     struct topology *old = f->topology;
 
     f->topology = topology_ref(t);
-    LIST_FOR_SAFE(e, &f->outlets) {
+    LIST_FOR_SAFE (e, &f->outlets) {
         struct outlet *o = LIST_ENTRY(e, struct outlet, link);
         const struct sub_conf *conf = topology_sub(t, o->conf->id);
         if (conf)
@@ -169,7 +170,7 @@ void forward_topology(struct forward *f, struct topology *t) {
 /* --- lanes --- */
 
 static struct feed *find_feed(const struct forward *f, int32_t lane) {
-    LIST_FOR(e, &f->feeds) {
+    LIST_FOR (e, &f->feeds) {
         struct feed *feed = LIST_ENTRY(e, struct feed, link);
         if (feed->number == lane)
             return feed;
@@ -184,21 +185,20 @@ int forward_lane(struct forward *f, struct lane *lane, int32_t number, bool adop
     if (r < 0)
         return r;
     list_add_tail(&f->feeds, &feed->link);
-    LIST_FOR(e, &f->outlets) {
+    LIST_FOR (e, &f->outlets) {
         r = feed_add(feed, LIST_ENTRY(e, struct outlet, link), !adopted);
         if (r < 0) {
             feed_free(feed);
             return r;
         }
     }
-    if (!adopted) {
-        feed->retry = f->retry;
+    if (!adopted)
         retry_bind(f->retry, feed);
-    }
     return 0;
 }
 
-void forward_committed(struct forward *f, int32_t lane, int32_t seq, int64_t at_us, const struct lane_confirmed *conf, uint32_t n) {
+void forward_committed(struct forward *f, int32_t lane, int32_t seq, int64_t at_us, const struct lane_confirmed *conf,
+                       uint32_t n) {
     struct feed *feed = find_feed(f, lane);
 
     if (feed)
@@ -210,10 +210,8 @@ void forward_drop_lane(struct forward *f, int32_t lane) {
 
     if (!feed)
         return;
-    if (feed->retry) {
-        retry_lost(f->retry);
+    if (feed->retry)
         retry_bind(f->retry, NULL);
-    }
     feed_free(feed);
 }
 
@@ -227,7 +225,7 @@ bool forward_lane_settled(const struct forward *f, int32_t lane) {
 
 void forward_allow(struct forward *f, bool allowed) {
     f->env.allowed = allowed;
-    LIST_FOR(e, &f->outlets)
+    LIST_FOR (e, &f->outlets)
         wake(f, LIST_ENTRY(e, struct outlet, link));
 }
 
@@ -235,7 +233,7 @@ void forward_drain(struct forward *f, void (*fn)(void *arg), void *arg) {
     f->env.draining = true;
     f->drained = fn;
     f->drained_arg = arg;
-    LIST_FOR(e, &f->outlets)
+    LIST_FOR (e, &f->outlets)
         outlet_release(LIST_ENTRY(e, struct outlet, link));
     wake(f, NULL);
 }
@@ -254,8 +252,9 @@ static struct forward_options with_defaults(const struct forward_options *o) {
 static void take_metrics(struct forward_env *env) {
     struct metric_family *f;
 
-    env->attempts = metric_family(METRIC_COUNTER, "txmsg_attempts_total", "subscription,result",
-                                  "Attempts to deliver: ok, retry (failed), reject (refused for good).", 3 * SERIES_MAX);
+    env->attempts =
+        metric_family(METRIC_COUNTER, "txmsg_attempts_total", "subscription,result",
+                      "Attempts to deliver: ok, retry (failed), reject (refused for good).", 3 * SERIES_MAX);
     env->seconds = metric_family(METRIC_HISTOGRAM, "txmsg_delivery_seconds", "subscription",
                                  "From the confirmation of a message to its delivery.", SERIES_MAX);
     f = metric_family(METRIC_COUNTER, "txmsg_possible_duplicates_total", "",

@@ -20,7 +20,7 @@ static struct list all = LIST_INIT(all); /* under lock, as are the numbers */
 static void publish(struct metric *series) {
     double max = 0;
 
-    LIST_FOR(e, &all) {
+    LIST_FOR (e, &all) {
         struct lag *l = LIST_ENTRY(e, struct lag, link);
         if (l->series == series)
             max = MAX(max, l->seconds);
@@ -33,8 +33,9 @@ struct lag *lag_new(const char *subscription) {
 
     if (!l)
         return NULL;
-    struct metric_family *f = metric_family(METRIC_GAUGE, "txmsg_oldest_undelivered_seconds", "subscription",
-                                            "Age of the oldest message that a subscription has not passed.", SERIES_MAX);
+    struct metric_family *f =
+        metric_family(METRIC_GAUGE, "txmsg_oldest_undelivered_seconds", "subscription",
+                      "Age of the oldest message that a subscription has not passed.", SERIES_MAX);
     l->series = metric_get(f, subscription);
     pthread_mutex_lock(&lock);
     list_add_tail(&all, &l->link);

@@ -1,6 +1,6 @@
 /*
- * The age of what is undelivered, per subscription: the greatest over all workers of this process, each of which knows only
- * its own lanes. Called about once a second. @thread any
+ * The age of what is undelivered, per subscription: the greatest over all workers of this process, each of which knows
+ * only its own lanes. Called about once a second. @thread any
  */
 #pragma once
 

@@ -1,12 +1,12 @@
 /*
  * One subscription's way out.
  *
- * A parcel is with its origin (cursor or claim), in the queue, or at the sink. outlet_send() moves it to the sink; the sink's
- * `done` brings it back here, where breaker and metrics see it, and then to its origin. What a sink gives back because it is
- * replaced was not refused by anybody: it is queued for the new sink instead.
+ * A parcel is with its origin (cursor or claim), in the queue, or at the sink. outlet_send() moves it to the sink; the
+ * sink's `done` brings it back here, where breaker and metrics see it, and then to its origin. What a sink gives back
+ * because it is replaced was not refused by anybody: it is queued for the new sink instead.
  *
- * Parked is an outlet whose breaker is open, or that has too many rows waiting for a retry (then only untried messages wait).
- * Its cursors then stand still; other outlets do not notice.
+ * Parked is an outlet whose breaker is open, or that has too many rows waiting for a retry (then only untried messages
+ * wait). Its cursors then stand still; other outlets do not notice.
  */
 #include "forward/outlet.h"
 
@@ -148,7 +148,9 @@ void outlet_free(struct outlet *o) {
 
 int64_t outlet_lease_ms(const struct outlet *o) {
     const struct sink_conf *s = &o->conf->sink;
-    int64_t timeout_ms = s->kind == SINK_HTTP ? s->http.timeout_ms : s->kind == SINK_RABBITMQ ? s->rabbitmq.timeout_ms : 0;
+    int64_t timeout_ms = s->kind == SINK_HTTP       ? s->http.timeout_ms
+                         : s->kind == SINK_RABBITMQ ? s->rabbitmq.timeout_ms
+                                                    : 0;
 
     return 2 * timeout_ms + RETRY_LEASE_EXTRA_MS;
 }
@@ -224,7 +226,7 @@ void outlet_serve_queue(struct outlet *o) {
 }
 
 void outlet_release(struct outlet *o) {
-    LIST_FOR_SAFE(e, &o->queue) {
+    LIST_FOR_SAFE (e, &o->queue) {
         struct parcel *p = queue_entry(e);
         if (p->untried) {
             queue_del(o, p);
@@ -307,8 +309,8 @@ void outlet_rows(struct outlet *o, int by, int64_t due_in_ms) {
 }
 
 /*
- * Any worker may finish our rows, and we theirs, so `rows` drifts. But when everything that we know of has come due, and
- * more than a lease has passed, and nothing is due, then no row of ours is left.
+ * Any worker may finish our rows, and we theirs, so `rows` drifts. But when everything that we know of has come due,
+ * and more than a lease has passed, and nothing is due, then no row of ours is left.
  */
 void outlet_nothing_due(struct outlet *o) {
     int64_t now_ms = (int64_t)(forward_now_ns(o->env) / NS_PER_MS);

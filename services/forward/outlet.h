@@ -1,6 +1,6 @@
 /*
- * An outlet: one subscription in this worker, with its sink. Everything that leaves for the subscription passes here, from
- * cursors of any lane and from claims, so here are the bound on deliveries in flight, the breaker and the counts.
+ * An outlet: one subscription in this worker, with its sink. Everything that leaves for the subscription passes here,
+ * from cursors of any lane and from claims, so here are the bound on deliveries in flight, the breaker and the counts.
  * @thread of the loop
  */
 #pragma once
@@ -13,19 +13,19 @@ struct outlet {
     struct list dirty;   /* in the forwarder's list of outlets to serve; alone when not */
     struct list cursors; /* struct sub_cursor, the next to serve first */
     struct forward_env *env;
-    const struct sub_conf *conf;   /* of the newest snapshot, which the forwarder holds */
+    const struct sub_conf *conf;    /* of the newest snapshot, which the forwarder holds */
     struct topology *sink_snapshot; /* the one that the sink reads */
-    struct sink *sink;             /* NULL: it could not be made, tried again by the timer */
-    struct list queue;             /* parcels that go before the cursors: claims, and what an old sink gave back */
+    struct sink *sink;              /* NULL: it could not be made, tried again by the timer */
+    struct list queue;              /* parcels that go before the cursors: claims, and what an old sink gave back */
     uint32_t queued, in_flight;
     uint32_t claims; /* rows claimed and not finished: see retry.c */
     bool busy;       /* the sink refused one; it will call */
     bool replacing;  /* its sink is being closed for a new one */
     bool sent;       /* something was handed over since the last flush */
     struct breaker breaker;
-    int64_t rows;             /* rows to retry that this worker wrote, less those that it finished */
-    int64_t rows_due_ms;      /* no row known to us is due later than this (monotonic) */
-    struct timer *timer;      /* the next probe, or the next try to make a sink */
+    int64_t rows;        /* rows to retry that this worker wrote, less those that it finished */
+    int64_t rows_due_ms; /* no row known to us is due later than this (monotonic) */
+    struct timer *timer; /* the next probe, or the next try to make a sink */
     struct metric *ok, *retry, *reject, *seconds;
     struct lag *lag; /* NULL = not reported */
 };

@@ -16,12 +16,12 @@ struct parcel {
     void (*done)(struct parcel *p);
     /* Takes it back untried: shutting down, or it waited too long. NULL: it stays in the queue. */
     void (*untried)(struct parcel *p);
-    void *origin; /* cursor or claim */
-    uint64_t slot; /* of the cursor's window */
+    void *origin;         /* cursor or claim */
+    uint64_t slot;        /* of the cursor's window */
     uint64_t start_by_ns; /* not started later than this (CLOCK_MONOTONIC); 0 = any time */
     int64_t due_in_ms;    /* of a failed one that is kept until it is recorded */
     bool dead;            /* likewise: no further attempt */
-    bool queued; /* in its outlet's queue */
+    bool queued;          /* in its outlet's queue */
     bool probe, from_log;
 };
 

@@ -1,9 +1,9 @@
 /*
  * What goes over the wire, and what comes back.
  *
- * librabbitmq keeps the socket nonblocking and waits inside with poll(). amqp_basic_publish() waits there for as long as the
- * broker does not read, whatever timeouts the socket has; whoever must not wait shuts the socket down from outside. Frames are
- * read one by one because confirms, returns and closing arrive unasked and in any mixture.
+ * librabbitmq keeps the socket nonblocking and waits inside with poll(). amqp_basic_publish() waits there for as long
+ * as the broker does not read, whatever timeouts the socket has; whoever must not wait shuts the socket down from
+ * outside. Frames are read one by one because confirms, returns and closing arrive unasked and in any mixture.
  */
 #include "forward/rabbit_conn.h"
 
@@ -78,7 +78,8 @@ static amqp_bytes_t amqp_of(struct bytes b) {
 }
 
 static void put_close(char *out, size_t size, const char *what, int code, amqp_bytes_t text) {
-    snprintf(out, size, "%s: %d %.*s", what, code, (int)MIN(text.len, (size_t)150), text.len ? (const char *)text.bytes : "");
+    snprintf(out, size, "%s: %d %.*s", what, code, (int)MIN(text.len, (size_t)150),
+             text.len ? (const char *)text.bytes : "");
 }
 
 /* Why a synchronous call failed. */
@@ -138,8 +139,8 @@ static amqp_rpc_reply_t login(struct rabbit_conn *c) {
     };
     amqp_table_t table = {.num_entries = ARRAY_LEN(properties), .entries = properties};
 
-    return amqp_login_with_properties(c->amqp, t->vhost, 0, FRAME_MAX, RABBIT_HEARTBEAT_S, &table, AMQP_SASL_METHOD_PLAIN,
-                                      t->user, t->password);
+    return amqp_login_with_properties(c->amqp, t->vhost, 0, FRAME_MAX, RABBIT_HEARTBEAT_S, &table,
+                                      AMQP_SASL_METHOD_PLAIN, t->user, t->password);
 }
 
 static int open_all(struct rabbit_conn *c, struct errmsg *e) {
@@ -151,7 +152,8 @@ static int open_all(struct rabbit_conn *c, struct errmsg *e) {
         return err_set(e, -EIO, "no socket, or the CA certificates cannot be read");
     int r = amqp_socket_open_noblock(s, c->target->host, c->target->port, &tv);
     if (r != AMQP_STATUS_OK)
-        return err_set(e, -ECONNREFUSED, "connect to %s:%d: %s", c->target->host, c->target->port, amqp_error_string2(r));
+        return err_set(e, -ECONNREFUSED, "connect to %s:%d: %s", c->target->host, c->target->port,
+                       amqp_error_string2(r));
     amqp_set_handshake_timeout(c->amqp, &tv);
     amqp_set_rpc_timeout(c->amqp, &tv);
     r = reply_error(login(c), "log in", e);
@@ -222,7 +224,7 @@ static int over(struct rabbit_conn *c, int status) {
 struct headers {
     amqp_table_entry_t entries[ENTRIES_MAX];
     int n;
-    size_t bytes; /* on the wire */
+    size_t bytes;       /* on the wire */
     char names[16][40]; /* of those that are not the message's own */
     int names_n;
 };
@@ -291,7 +293,8 @@ int rabbit_conn_publish(struct rabbit_conn *c, const struct delivery *d) {
         p.content_type = amqp_of(m->content_type);
     }
     struct bytes key = t->routing_key[0] ? bytes_str(t->routing_key) : m->key.n ? m->key : m->topic;
-    int r = amqp_basic_publish(c->amqp, CHANNEL, amqp_cstring_bytes(t->exchange), amqp_of(key), 1, 0, &p, amqp_of(m->body));
+    int r =
+        amqp_basic_publish(c->amqp, CHANNEL, amqp_cstring_bytes(t->exchange), amqp_of(key), 1, 0, &p, amqp_of(m->body));
     return r == AMQP_STATUS_OK ? 0 : over(c, r);
 }
 

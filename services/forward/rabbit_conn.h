@@ -1,6 +1,6 @@
 /*
- * One AMQP 0-9-1 connection with one channel in confirm mode. Blocking calls of librabbitmq behind, so it lives on a thread of
- * its own: see sink_rabbitmq.c. Every function is @thread of that thread.
+ * One AMQP 0-9-1 connection with one channel in confirm mode. Blocking calls of librabbitmq behind, so it lives on a
+ * thread of its own: see sink_rabbitmq.c. Every function is @thread of that thread.
  */
 #pragma once
 
@@ -10,7 +10,7 @@ struct rabbit_conn;
 
 /* Where to; owned by the sink's shared part. */
 struct rabbit_target {
-    char *url;        /* taken apart: the pointers below lead into it */
+    char *url; /* taken apart: the pointers below lead into it */
     const char *host, *user, *password, *vhost;
     int port;
     bool tls;
@@ -36,7 +36,7 @@ const char *rabbit_conn_why(const struct rabbit_conn *c);
 /* The broker closed the channel before it ever confirmed anything: it took none of what was published here. */
 bool rabbit_conn_refused(const struct rabbit_conn *c);
 
-/* Publishes with the next tag (1, 2, ...). 0; 1: its headers are too large for this broker, nothing was sent; negative: over. */
+/* Publishes with the next tag (1, 2, ...). 0; 1: headers too large for this broker, not sent; negative: over. */
 int rabbit_conn_publish(struct rabbit_conn *c, const struct delivery *d) MUSTCHECK;
 
 struct rabbit_events {

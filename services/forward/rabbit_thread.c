@@ -3,9 +3,10 @@
  *
  *     connecting --ok--> running --lost, refused, a confirm overdue--> waiting (backoff) --> connecting
  *
- * Running: read what came (confirms, returns, closing), publish from the queue while fewer than RABBIT_UNCONFIRMED_MAX wait,
- * sleep on socket and eventfd. While there is no connection and the last try failed, deliveries fail at once, known not to have
- * arrived. The unconfirmed ones stand in a ring by their delivery tag, which counts from 1 on each channel.
+ * Running: read what came (confirms, returns, closing), publish from the queue while fewer than RABBIT_UNCONFIRMED_MAX
+ * wait, sleep on socket and eventfd. While there is no connection and the last try failed, deliveries fail at once,
+ * known not to have arrived. The unconfirmed ones stand in a ring by their delivery tag, which counts from 1 on each
+ * channel.
  */
 #include "forward/rabbit_thread.h"
 
@@ -32,8 +33,8 @@ struct rabbit_work {
     struct rabbit_conn *conn;
     struct slot ring[RABBIT_UNCONFIRMED_MAX]; /* of tag at tag % size */
     uint64_t first_tag, next_tag;
-    char error[200];    /* why there is no connection, "" = not tried yet */
-    int failures;       /* to connect, or of connections that confirmed nothing */
+    char error[200]; /* why there is no connection, "" = not tried yet */
+    int failures;    /* to connect, or of connections that confirmed nothing */
     struct log_limit log;
 };
 
@@ -223,8 +224,8 @@ static int publish_burst(struct rabbit_work *w, bool *more) {
 }
 
 /*
- * Unconfirmed ones whose time is over. A broker that is blocked, or that got one late because it was blocked, will confirm
- * late: only that delivery is given up. One that was silent for long is given up with its connection.
+ * Unconfirmed ones whose time is over. A broker that is blocked, or that got one late because it was blocked, will
+ * confirm late: only that delivery is given up. One that was silent for long is given up with its connection.
  */
 static int end_overdue(struct rabbit_work *w) {
     uint64_t now = now_ms(), silent_ms = (uint64_t)w->s->target.timeout_ms / 2;

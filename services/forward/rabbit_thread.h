@@ -1,6 +1,6 @@
 /*
- * The thread of one RabbitMQ sink, and what it shares with the loop. A delivery is in the queue (under lock), with the thread
- * (published, waiting for its confirm), or in the mailbox on its way back.
+ * The thread of one RabbitMQ sink, and what it shares with the loop. A delivery is in the queue (under lock), with the
+ * thread (published, waiting for its confirm), or in the mailbox on its way back.
  */
 #pragma once
 
@@ -10,7 +10,7 @@
 
 enum { RABBIT_UNCONFIRMED_MAX = 1024 };
 #define RABBIT_BLOCKED "the broker takes no messages: short of memory or disk"
-#define RABBIT_LATE "no confirm: the broker is, or was, short of memory or disk"
+#define RABBIT_LATE    "no confirm: the broker is, or was, short of memory or disk"
 
 struct rabbit_work;
 struct rabbit_shared {
@@ -26,9 +26,9 @@ struct rabbit_shared {
     bool opening;           /* the thread is connecting and holds no delivery */
     bool orphaned;          /* the loop did not wait: the thread frees all this */
     bool exited;
-    int kill_fd;            /* a duplicate of the socket, for shutdown(); -1 = none */
+    int kill_fd;               /* a duplicate of the socket, for shutdown(); -1 = none */
     uint64_t sending_since_ns; /* 0 = not inside a send */
-    bool blocked;           /* by the broker: why nothing is sent */
+    bool blocked;              /* by the broker: why nothing is sent */
 };
 
 int rabbit_shared_new(const struct sub_conf *sub, struct rabbit_shared **ret, struct errmsg *e) MUSTCHECK;

@@ -1,8 +1,10 @@
 /*
- * Reading back what is not in memory: first which transactions (from the ring, or a stretch of the log), then their payloads.
+ * Reading back what is not in memory: first which transactions (from the ring, or a stretch of the log), then their
+ * payloads.
  *
- * A refill belongs to the reader callback that is under way and frees itself there; the tail only knows it, and forgets it
- * (tail = NULL) when it goes away first. Readers at the same place wait for the same refill and share the chunk.
+ * A refill belongs to the reader callback that is under way and frees itself there; the tail only knows it, and
+ * forgets it (tail = NULL) when it goes away first. Readers at the same place wait for the same refill and share the
+ * chunk.
  */
 #include "forward/tail_private.h"
 
@@ -12,7 +14,7 @@
 enum {
     SHARE_MIN = 64 << 10,
     IDS_MIN = 16,
-    IDS_MAX = 440, /* as many as one question for payloads takes */
+    IDS_MAX = 440,       /* as many as one question for payloads takes */
     BYTES_PER_ID = 1024, /* a guess: how many ids are worth asking for */
     AGAIN_MS = 300,
 };
@@ -84,7 +86,8 @@ static void finish(struct refill *f, int code) {
     }
     if (code < 0) {
         if (code != -EAGAIN && log_limit_pass(&limit, 5000000000ull))
-            LOG_ERROR("forward", "lane %d: entries from %d on cannot be read: %s", t->o.lane, f->begin.seq, err_text(code));
+            LOG_ERROR("forward", "lane %d: entries from %d on cannot be read: %s", t->o.lane, f->begin.seq,
+                      err_text(code));
         timer_arm(t->again, AGAIN_MS);
     }
     while ((e = list_pop(&f->readers))) {
@@ -142,8 +145,8 @@ static struct chunk *chunk_new(struct lane_pos begin, size_t max_items) {
 }
 
 static void chunk_add(struct chunk *c, int32_t seq, uint32_t ordinal, int64_t at_us, const struct uuid *tx) {
-    c->items[c->n++] = (struct chunk_item){
-        .pos = {seq, (int32_t)ordinal * LIMIT_MESSAGES_HARD}, .at_us = at_us, .tx = *tx};
+    c->items[c->n++] =
+        (struct chunk_item){.pos = {seq, (int32_t)ordinal * LIMIT_MESSAGES_HARD}, .at_us = at_us, .tx = *tx};
 }
 
 static void on_log(void *arg, int code, const struct log_entry *entries, size_t n, int32_t next_seq, bool at_end) {
@@ -227,7 +230,7 @@ void refill_want(struct tail *t, struct tail_reader *r, struct lane_pos pos) {
 
     if (timer_armed(t->again))
         return;
-    LIST_FOR(e, &t->refills) {
+    LIST_FOR (e, &t->refills) {
         struct refill *f = LIST_ENTRY(e, struct refill, link);
         if (lane_pos_cmp(f->begin, pos) == 0)
             found = f;

@@ -1,7 +1,7 @@
 /*
- * One question at a time is under way (claim, then payloads in pieces), so what is held is bounded by the slots asked for: a
- * quarter of an outlet's concurrency, at most SLOTS_MAX. A claim waits at its outlet until a delivery in flight ends, which
- * the sink's timeout bounds; the lease is twice that timeout and some.
+ * One question at a time is under way (claim, then payloads in pieces), so what is held is bounded by the slots asked
+ * for: a quarter of an outlet's concurrency, at most SLOTS_MAX. A claim waits at its outlet until a delivery in flight
+ * ends, which the sink's timeout bounds; the lease is twice that timeout and some.
  */
 #include "forward/retry.h"
 
@@ -45,7 +45,7 @@ struct retry {
 };
 
 static struct outlet *outlet_of(const struct retry *r, int32_t sub) {
-    LIST_FOR(e, r->outlets) {
+    LIST_FOR (e, r->outlets) {
         struct outlet *o = LIST_ENTRY(e, struct outlet, link);
         if (o->conf->id == sub)
             return o;
@@ -154,7 +154,7 @@ static void give_back_all(struct retry *r) {
 
 /* Claims whose subscription went away meanwhile. */
 static void drop_homeless(struct retry *r) {
-    LIST_FOR_SAFE(e, &r->fetching) {
+    LIST_FOR_SAFE (e, &r->fetching) {
         struct claim *c = LIST_ENTRY(e, struct claim, link);
         c->parcel.outlet = outlet_of(r, c->c.sub);
         if (!c->parcel.outlet)
@@ -176,7 +176,7 @@ static void on_contents(void *arg, int code, struct tx_content *const *contents,
         end_question(r, false);
         return;
     }
-    LIST_FOR_SAFE(e, &r->fetching) {
+    LIST_FOR_SAFE (e, &r->fetching) {
         struct claim *c = LIST_ENTRY(e, struct claim, link);
         for (size_t i = 0; i < n; i++) {
             if (uuid_eq(&q->ids[i], &c->c.tx)) {
@@ -193,7 +193,7 @@ static void fetch(struct retry *r) {
     struct question *q = r->question;
 
     q->ids_n = 0;
-    LIST_FOR(e, &r->fetching) {
+    LIST_FOR (e, &r->fetching) {
         struct claim *c = LIST_ENTRY(e, struct claim, link);
         bool known = false;
         for (size_t i = 0; i < q->ids_n && !known; i++)
@@ -372,9 +372,13 @@ int retry_new(struct forward_env *env, struct list *outlets, struct retry **ret)
 }
 
 void retry_bind(struct retry *r, struct feed *own) {
-    if (r->own && r->own != own)
+    if (r->own && r->own != own) {
         retry_lost(r);
+        r->own->retry = NULL;
+    }
     r->own = own;
+    if (own)
+        own->retry = r;
     if (own && !list_empty(&r->ended))
         feed_kick(own, true);
 }

@@ -1,9 +1,9 @@
 /*
- * Deliveries that failed before and came due: claimed from the store under a lease, payloads read back, handed to their
- * outlets, finished by token in a batch of the worker's own lane. @thread of the loop
+ * Deliveries that failed before and came due: claimed from the store under a lease, payloads read back, handed to
+ * their outlets, finished by token in a batch of the worker's own lane. @thread of the loop
  *
- * A claim is fetching (its payload is being read) -> at its outlet -> ended (waits for a batch) -> riding -> gone. What could
- * not be tried in time is ended as "again, same attempt", so that nobody waits for the lease.
+ * A claim is fetching (its payload is being read) -> at its outlet -> ended (waits for a batch) -> riding -> gone.
+ * What could not be tried in time is ended as "again, same attempt", so that nobody waits for the lease.
  */
 #pragma once
 

@@ -1,7 +1,8 @@
 /* What all sinks share: the verdict's way back, the message id, and the choice by kind. */
 #include "forward/sink.h"
 
-void sink_done(struct sink *s, struct delivery *d, enum sink_verdict v, bool unknown, int64_t retry_after_ms, const char *error) {
+void sink_done(struct sink *s, struct delivery *d, enum sink_verdict v, bool unknown, int64_t retry_after_ms,
+               const char *error) {
     d->verdict = v;
     d->unknown = v == SINK_RETRY && unknown;
     d->retry_after_ms = v == SINK_RETRY ? retry_after_ms : -1;

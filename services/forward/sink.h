@@ -1,13 +1,15 @@
 /*
- * Sink: where deliveries go. One implementation file per kind behind this contract; tests/contract judges them all alike.
+ * Sink: where deliveries go. One implementation file per kind behind this contract; tests/contract judges them all
+ * alike.
  *
- * A sink instance belongs to one subscription of one worker and is used on that worker's loop thread only; implementations that
- * need a thread of their own (blocking client libraries) hide it. A sink never decides about retries: it says what happened to one
- * message and nothing else. Promises of an implementation:
+ * A sink instance belongs to one subscription of one worker and is used on that worker's loop thread only;
+ * implementations that need a thread of their own (blocking client libraries) hide it. A sink never decides about
+ * retries: it says what happened to one message and nothing else. Promises of an implementation:
  *  - `deliver` takes a delivery or refuses with SINK_BUSY and then calls `ready` once when it takes more;
  *  - every delivery taken gets exactly one sink_done(), never from inside `deliver`, within the sink's timeout;
- *  - what was acknowledged was really accepted by the other side (2xx, publisher confirm); everything doubtful is SINK_RETRY with `unknown`;
- *  - `close` ends all deliveries (SINK_RETRY, unknown as it applies) and releases everything; afterwards no callback comes.
+ *  - what was acknowledged was really accepted by the other side (2xx, publisher confirm); everything doubtful is
+ *    SINK_RETRY with `unknown`;
+ *  - `close` ends all deliveries (SINK_RETRY, unknown as it applies) and releases everything; then no callback comes.
  */
 #pragma once
 
@@ -23,10 +25,10 @@ struct sink;
 struct delivery {
     struct list link; /* the sink's while it has the delivery */
     struct tx_content *content;
-    uint16_t n;             /* message number within the content */
-    int32_t attempt;        /* 1 = first */
-    int64_t confirmed_us;   /* 0 = unknown */
-    void *sink_data;        /* the sink's */
+    uint16_t n;           /* message number within the content */
+    int32_t attempt;      /* 1 = first */
+    int64_t confirmed_us; /* 0 = unknown */
+    void *sink_data;      /* the sink's */
     /* Set by sink_done(): */
     enum sink_verdict { SINK_OK = 1, SINK_RETRY, SINK_REJECT } verdict;
     bool unknown;           /* RETRY: the other side may have it (counted as a possible duplicate) */
@@ -65,7 +67,8 @@ static inline void sink_close(struct sink *s) {
     s->ops->close(s);
 }
 /* For implementations: fills the verdict and tells the owner. */
-void sink_done(struct sink *s, struct delivery *d, enum sink_verdict v, bool unknown, int64_t retry_after_ms, const char *error);
+void sink_done(struct sink *s, struct delivery *d, enum sink_verdict v, bool unknown, int64_t retry_after_ms,
+               const char *error);
 
 /* What every protocol says about a message. "<transaction_id>.<n>" */
 enum { MESSAGE_ID_TEXT = UUID_TEXT + 4 };
@@ -78,9 +81,12 @@ struct sink_env {
     const struct store *store; /* its clock stamps signatures; NULL = this machine's */
     const struct sub_conf *sub;
 };
-int sink_discard_new(const struct sink_env *env, const struct sink_owner *o, struct sink **ret, struct errmsg *e) MUSTCHECK;
+int sink_discard_new(const struct sink_env *env, const struct sink_owner *o, struct sink **ret, struct errmsg *e)
+    MUSTCHECK;
 int sink_log_new(const struct sink_env *env, const struct sink_owner *o, struct sink **ret, struct errmsg *e) MUSTCHECK;
-int sink_http_new(const struct sink_env *env, const struct sink_owner *o, struct sink **ret, struct errmsg *e) MUSTCHECK;
-int sink_rabbitmq_new(const struct sink_env *env, const struct sink_owner *o, struct sink **ret, struct errmsg *e) MUSTCHECK;
+int sink_http_new(const struct sink_env *env, const struct sink_owner *o, struct sink **ret, struct errmsg *e)
+    MUSTCHECK;
+int sink_rabbitmq_new(const struct sink_env *env, const struct sink_owner *o, struct sink **ret, struct errmsg *e)
+    MUSTCHECK;
 /* By env->sub->sink.kind; -ENOTSUP when the kind was left out of this build. */
 int sink_new(const struct sink_env *env, const struct sink_owner *o, struct sink **ret, struct errmsg *e) MUSTCHECK;

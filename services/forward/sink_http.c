@@ -1,9 +1,9 @@
 /*
  * HTTP: one POST for each message, the headers those of a CloudEvent in binary mode and of Standard Webhooks.
  *
- * Every delivery that was taken has a call: with the web client, or in `failed` until the next turn when it could not even be
- * started (no `done` may come from inside `deliver`). Calls are pooled. Who was refused because the client had no slot is
- * told when a call of ours ends, or after a short while if none is under way.
+ * Every delivery that was taken has a call: with the web client, or in `failed` until the next turn when it could not
+ * even be started (no `done` may come from inside `deliver`). Calls are pooled. Who was refused because the client had
+ * no slot is told when a call of ours ends, or after a short while if none is under way.
  */
 #include "base/clock.h"
 #include "base/mem.h"
@@ -15,11 +15,11 @@
 #include <strings.h>
 
 enum {
-    LINES_MAX = 120,          /* headers of one request */
+    LINES_MAX = 120, /* headers of one request */
     LINE_BYTES_MAX = 60 << 10,
-    POOL_MAX = 256,           /* idle calls kept */
+    POOL_MAX = 256, /* idle calls kept */
     READY_AGAIN_MS = 20,
-    SHOWN_BYTES = 80,         /* of an answer, for people */
+    SHOWN_BYTES = 80, /* of an answer, for people */
 };
 
 struct http_call {
@@ -49,8 +49,9 @@ struct http_sink {
 
 /* Names that a message may not bring: they frame the request, or are ours. */
 static bool name_is_reserved(struct bytes name) {
-    static const char *const names[] = {"content-length", "transfer-encoding", "connection", "expect", "upgrade", "te",
-                                        "trailer", "host", "keep-alive", "proxy-connection", "content-type"};
+    static const char *const names[] = {
+        "content-length", "transfer-encoding", "connection",       "expect",      "upgrade", "te", "trailer",
+        "host",           "keep-alive",        "proxy-connection", "content-type"};
 
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
         if (name.n == strlen(names[i]) && strncasecmp((const char *)name.p, names[i], name.n) == 0)
@@ -63,7 +64,7 @@ static bool name_is_configured(const struct http_sink *s, struct bytes name) {
     const char *key;
     json_t *value;
 
-    json_object_foreach(s->conf->http.headers, key, value)
+    json_object_foreach (s->conf->http.headers, key, value)
         if (strlen(key) == name.n && strncasecmp(key, (const char *)name.p, name.n) == 0)
             return true;
     return false;
@@ -133,7 +134,7 @@ static void put_headers(struct http_sink *s, const struct msg *m, bool traced) {
     const char *key;
     json_t *value;
 
-    json_object_foreach(s->conf->http.headers, key, value)
+    json_object_foreach (s->conf->http.headers, key, value)
         if (json_is_string(value))
             line_str(s, key, json_string_value(value));
     for (uint32_t i = 0; i < m->headers_n; i++) {
@@ -151,7 +152,8 @@ static int build(struct http_sink *s, const struct delivery *d) {
     s->starts_n = 0;
     event_of(d, &ev);
     if (!name_is_configured(s, BYTES_LIT("content-type")))
-        line_put(s, BYTES_LIT("Content-Type"), m->content_type.n ? m->content_type : BYTES_LIT("application/octet-stream"));
+        line_put(s, BYTES_LIT("Content-Type"),
+                 m->content_type.n ? m->content_type : BYTES_LIT("application/octet-stream"));
     event_each(&ev, put_attribute, s);
     if (ev.traceparent.n)
         line_put(s, BYTES_LIT("traceparent"), ev.traceparent);

@@ -1,6 +1,6 @@
 /*
- * The sink for development: one line for each message in the daemon's log, never its body. What was taken in one turn of the
- * loop is written and acknowledged in the next.
+ * The sink for development: one line for each message in the daemon's log, never its body. What was taken in one turn
+ * of the loop is written and acknowledged in the next.
  */
 #include "base/log.h"
 #include "base/mem.h"
@@ -26,9 +26,11 @@ static void write_line(const struct log_sink *s, const struct delivery *d) {
     char id[MESSAGE_ID_TEXT];
 
     delivery_message_id(d, '.', id);
-    LOG_INFO("forward", "message %s subscription=%s producer=%s topic=%s key=%s business_key=%s content_type=%s bytes=%zu attempt=%d",
-             id, s->subscription, text_or_dash(d->content->producer), text_or_dash(m->topic), text_or_dash(m->key),
-             text_or_dash(d->content->business_key), text_or_dash(m->content_type), m->body.n, (int)d->attempt);
+    LOG_INFO(
+        "forward",
+        "message %s subscription=%s producer=%s topic=%s key=%s business_key=%s content_type=%s bytes=%zu attempt=%d",
+        id, s->subscription, text_or_dash(d->content->producer), text_or_dash(m->topic), text_or_dash(m->key),
+        text_or_dash(d->content->business_key), text_or_dash(m->content_type), m->body.n, (int)d->attempt);
 }
 
 static void on_timer(void *arg) {

@@ -2,11 +2,11 @@
  * RabbitMQ: the loop's side of the sink. A thread of its own (rabbit_thread.c) talks to the broker.
  *
  * Deliveries go over in bursts: `pending` until the flush, then the shared queue; they come back by a mailbox. At most
- * RABBIT_UNCONFIRMED_MAX are out. A watch keeps the promise that each ends within the timeout whatever the thread is doing: what
- * still stands in the queue is failed here; a thread that hangs in a send has its socket shut down.
+ * RABBIT_UNCONFIRMED_MAX are out. A watch keeps the promise that each ends within the timeout whatever the thread is
+ * doing: what still stands in the queue is failed here; a thread that hangs in a send has its socket shut down.
  *
- * Closing waits for the thread, which holds deliveries, but not while it is connecting: then it holds none and may hang in a
- * name lookup for long, so it is left alone and frees the shared part itself.
+ * Closing waits for the thread, which holds deliveries, but not while it is connecting: then it holds none and may
+ * hang in a name lookup for long, so it is left alone and frees the shared part itself.
  */
 #include "base/clock.h"
 #include "base/mem.h"

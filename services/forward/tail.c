@@ -1,8 +1,9 @@
 /*
  * The ring, and the search of a place in ring and chunks. Reading back is in refill.c.
  *
- * Entries of the ring stand in order of seq and cover everything from first_seq on: an entry without confirmed transactions
- * is not kept, a missing seq has none. Out of memory is treated as "too much": the ring is emptied and the log is read.
+ * Entries of the ring stand in order of seq and cover everything from first_seq on: an entry without confirmed
+ * transactions is not kept, a missing seq has none. Out of memory is treated as "too much": the ring is emptied and
+ * the log is read.
  */
 #include "forward/tail_private.h"
 

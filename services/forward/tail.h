@@ -1,11 +1,11 @@
 /*
  * What the cursors of one lane read: the newest committed entries from memory, everything older from the log.
  *
- * The ring holds the entries of the lane's tail with references to their payloads, bounded in bytes and number; what no cursor
- * needs any more leaves it, and so does the oldest entry when it is full. A cursor behind the ring, or at an entry whose payload
- * was not in memory, gets a chunk: read from the log and the store once for all cursors that wait at that place, held until
- * the last of them has passed it. Chunks share forward_options.read_bytes; a slow reader keeps its own share and no more.
- * @thread of the loop
+ * The ring holds the entries of the lane's tail with references to their payloads, bounded in bytes and number; what
+ * no cursor needs any more leaves it, and so does the oldest entry when it is full. A cursor behind the ring, or at an
+ * entry whose payload was not in memory, gets a chunk: read from the log and the store once for all cursors that wait
+ * at that place, held until the last of them has passed it. Chunks share forward_options.read_bytes; a slow reader
+ * keeps its own share and no more. @thread of the loop
  */
 #pragma once
 

@@ -1,4 +1,4 @@
-/* A ring of slots addressed by ever-growing ids, so that a delivery finds its slot without a search. @thread of the loop */
+/* A ring of slots addressed by ever-growing ids: a delivery finds its slot without a search. @thread of the loop */
 #include "forward/window.h"
 
 #include "base/mem.h"

@@ -1,6 +1,6 @@
 /*
- * The RabbitMQ sink against a broker of a few lines that speaks just enough AMQP 0-9-1 and misbehaves on order: confirms in
- * any form, returns, refusals, silence, a cut connection, and one that stops reading.
+ * The RabbitMQ sink against a broker of a few lines that speaks just enough AMQP 0-9-1 and misbehaves on order:
+ * confirms in any form, returns, refusals, silence, a cut connection, and one that stops reading.
  */
 #include "forward/sink.h"
 
@@ -19,14 +19,14 @@
 
 enum mode {
     ACK_EACH,
-    ACK_TENS,      /* one confirm for ten */
+    ACK_TENS, /* one confirm for ten */
     NACK,
-    RETURN_ODD,    /* every second one cannot be routed */
-    MUTE,          /* no confirm */
+    RETURN_ODD, /* every second one cannot be routed */
+    MUTE,       /* no confirm */
     CUT_AT_20,
-    NO_EXCHANGE,   /* the channel is closed at the first one */
+    NO_EXCHANGE, /* the channel is closed at the first one */
     STOP_READING,
-    BLOCK_AT_20,   /* connection.blocked, then unblocked after a while */
+    BLOCK_AT_20, /* connection.blocked, then unblocked after a while */
     REFUSE_LOGIN,
 };
 
@@ -224,7 +224,8 @@ static bool take_input(struct peer *p) {
         at = 8;
     }
     while (p->in_n - at >= 8) {
-        uint32_t n = (uint32_t)p->in[at + 3] << 24 | (uint32_t)p->in[at + 4] << 16 | (uint32_t)p->in[at + 5] << 8 | p->in[at + 6];
+        uint32_t n = (uint32_t)p->in[at + 3] << 24 | (uint32_t)p->in[at + 4] << 16 | (uint32_t)p->in[at + 5] << 8 |
+                     p->in[at + 6];
         if (p->in_n - at < n + 8)
             break;
         if (!on_frame(p, p->in[at], p->in + at + 7, n))
@@ -362,7 +363,8 @@ static void start(struct bench *b, enum mode mode, size_t n, size_t body_bytes, 
     b->n = n;
     broker_start(&b->broker, mode);
     snprintf(url, sizeof(url), "amqp://u:p@127.0.0.1:%d/", port ? port : b->broker.port);
-    spec = json_pack("{s:s,s:{s:{s:s,s:s,s:s}}}", "topic", "t", "sink", "rabbitmq", "url", url, "exchange", "x", "timeout", "600ms");
+    spec = json_pack("{s:s,s:{s:{s:s,s:s,s:s}}}", "topic", "t", "sink", "rabbitmq", "url", url, "exchange", "x",
+                     "timeout", "600ms");
     assert_int_equal(loop_new("t", &b->loop), 0);
     assert_int_equal(timer_new(b->loop, on_heart, b, &b->heart), 0);
     timer_arm(b->heart, 5);
@@ -539,9 +541,9 @@ static void test_close(void **state) {
 int main(void) {
     log_set_level(LOG_LEVEL_ERROR);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_confirms), cmocka_unit_test(test_nack),          cmocka_unit_test(test_returned),
-        cmocka_unit_test(test_no_exchange), cmocka_unit_test(test_mute),       cmocka_unit_test(test_cut),
-        cmocka_unit_test(test_stops_reading), cmocka_unit_test(test_blocked),  cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_confirms),      cmocka_unit_test(test_nack),    cmocka_unit_test(test_returned),
+        cmocka_unit_test(test_no_exchange),   cmocka_unit_test(test_mute),    cmocka_unit_test(test_cut),
+        cmocka_unit_test(test_stops_reading), cmocka_unit_test(test_blocked), cmocka_unit_test(test_refused),
         cmocka_unit_test(test_close),
     };
     return cmocka_run_group_tests_name("forward_rabbitmq", tests, NULL, NULL);

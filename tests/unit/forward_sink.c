@@ -1,6 +1,6 @@
 /*
- * The sinks that need nobody else keep the contract of sink.h: each delivery ends once, never inside `deliver`, all end by
- * `close`. And what every protocol says about a message.
+ * The sinks that need nobody else keep the contract of sink.h: each delivery ends once, never inside `deliver`, all
+ * end by `close`. And what every protocol says about a message.
  */
 #include "forward/sink.h"
 
@@ -27,8 +27,12 @@ struct bench {
 static struct tx_content *content_of(const char *business_key, const char *key, const char *trace) {
     struct uuid id;
     struct header h = {BYTES_LIT("x-a"), BYTES_LIT("1")};
-    struct msg m = {.topic = BYTES_LIT("orders"), .key = bytes_str(key), .body = BYTES_LIT("hello"),
-                    .content_type = BYTES_LIT("text/plain"), .headers = &h, .headers_n = 1};
+    struct msg m = {.topic = BYTES_LIT("orders"),
+                    .key = bytes_str(key),
+                    .body = BYTES_LIT("hello"),
+                    .content_type = BYTES_LIT("text/plain"),
+                    .headers = &h,
+                    .headers_n = 1};
     struct msg two[2] = {m, m};
 
     uuid_v7_make(1700000000123, &id);
@@ -55,7 +59,8 @@ static void on_ready(void *arg) {
 }
 
 static void setup(struct bench *b, enum sink_kind kind, size_t n) {
-    CLEANUP_JSON json_t *spec = json_pack("{s:s,s:{s:{}}}", "topic", "orders", "sink", kind == SINK_LOG ? "log" : "discard");
+    CLEANUP_JSON json_t *spec =
+        json_pack("{s:s,s:{s:{}}}", "topic", "orders", "sink", kind == SINK_LOG ? "log" : "discard");
     struct errmsg e = ERRMSG_NULL;
 
     *b = (struct bench){.n = n};

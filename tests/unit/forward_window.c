@@ -165,7 +165,7 @@ static void test_breaker_opens(void **state) {
     failures(&b, 15, 0);
     assert_true(breaker_allows(&b, 0));
     assert_false(breaker_success(&b)); /* was not open */
-    failures(&b, 15, 0);                   /* in a row only */
+    failures(&b, 15, 0);               /* in a row only */
     assert_true(breaker_allows(&b, 0));
     assert_true(breaker_failure(&b, false, 0));
     assert_false(breaker_allows(&b, 999 * NS_PER_MS));
@@ -199,9 +199,10 @@ static void test_breaker_probes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_in_order),         cmocka_unit_test(test_out_of_order), cmocka_unit_test(test_spill_stops),
-        cmocka_unit_test(test_bound_and_growth), cmocka_unit_test(test_limits),       cmocka_unit_test(test_random),
-        cmocka_unit_test(test_breaker_opens),    cmocka_unit_test(test_breaker_probes),
+        cmocka_unit_test(test_in_order),      cmocka_unit_test(test_out_of_order),
+        cmocka_unit_test(test_spill_stops),   cmocka_unit_test(test_bound_and_growth),
+        cmocka_unit_test(test_limits),        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_breaker_opens), cmocka_unit_test(test_breaker_probes),
     };
     return cmocka_run_group_tests_name("forward_window", tests, NULL, NULL);
 }
