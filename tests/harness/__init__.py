@@ -6,8 +6,14 @@ import pathlib
 import sys
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
+FULL = bool(os.environ.get("TXMSG_FULL")) # tests/run --full
 BUILD = pathlib.Path(os.environ.get("TXMSG_BUILD") or TOP / "build").resolve()
 
 for place in (TOP / "deploy", TOP / "deploy/demo"):
     if str(place) not in sys.path:
         sys.path.insert(0, str(place))
+
+
+def rounds(count):
+    """How often a test about chance tries: five times as often with --full."""
+    return count * 5 if FULL else count

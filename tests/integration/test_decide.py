@@ -4,6 +4,7 @@ import concurrent.futures
 
 import grpc
 import pytest
+from harness import rounds
 from harness.client import CANCELLED, CONFIRMED, PREPARED, RPC, message, refused, error_of
 from harness.ids import uuid7
 from txmsg.v1 import transaction_pb2
@@ -139,7 +140,7 @@ def test_race_has_one_winner(client, topic):
             return {"COMMITTED": CONFIRMED, "ROLLED_BACK": CANCELLED}[error.metadata["decision"]]
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        for _ in range(20):
+        for _ in range(rounds(20)):
             tx = uuid7()
             client.prepare([message(topic)], tx=tx)
             seen = set(pool.map(lambda i, tx=tx: attempt("confirm" if i % 2 else "cancel", tx), range(16)))
@@ -157,7 +158,7 @@ def test_race_of_prepare_has_one_content(client, topic):
             return None
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        for _ in range(20):
+        for _ in range(rounds(20)):
             tx = uuid7()
             bodies = set(pool.map(lambda i, tx=tx: attempt([b"a", b"b"][i % 2], tx), range(16))) - {None}
             assert len(bodies) == 1

@@ -1,17 +1,16 @@
 """The lane alone under attack: a program of its own drives it with overlapping operations while backends die, the wire is cut,
 tables are locked and the disk is full, and an oracle judges every answer. See tests/lane/attack.c."""
 
-import os
 import subprocess
 
 import pytest
-from harness import BUILD
+from harness import BUILD, FULL, rounds
 from servers.postgres import Postgres
 
-SECONDS = "8" if os.environ.get("TXMSG_FULL") else "2"
+SECONDS = "8" if FULL else "2"
 
 
-@pytest.mark.parametrize("seed", range(1, 6 if os.environ.get("TXMSG_FULL") else 2))
+@pytest.mark.parametrize("seed", range(1, 1 + rounds(1)))
 def test_lane_attack(site, seed):
     postgres = Postgres(site.base / f"postgres-attack-{seed}").start()
     try:

@@ -7,6 +7,7 @@ import threading
 
 import grpc
 import pytest
+from harness import rounds
 from harness.client import (CONFIRMED, DEADLINE, Client, error_of, message, prepare_request, publish_request, result_error)
 from harness.ids import uuid7
 from harness.peers import Proxy
@@ -123,7 +124,7 @@ def test_cut_under_load_loses_no_ok(world, topic):
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         producers = [pool.submit(produce) for _ in range(6)]
         try:
-            for _ in range(6):
+            for _ in range(rounds(6)):
                 goal = len(acknowledged) + 100
                 wait_until(lambda goal=goal: len(acknowledged) >= goal, 40, "producers get on")
                 world.proxy.cut(refuse=False)

@@ -4,6 +4,7 @@ import threading
 
 import grpc
 import pytest
+from harness import rounds
 from harness.client import (CANCELLED, CHECK, CONFIRMED, DELIVERY, PREPARED, Client, error_of, message, prepare_request,
                             publish_request)
 from harness.ids import uuid7
@@ -103,7 +104,7 @@ def test_every_ok_is_kept_under_load(world, place, kill):
     threads = [threading.Thread(target=produce, daemon=True) for _ in range(8)]
     for t in threads:
         t.start()
-    for _ in range(3):
+    for _ in range(rounds(3)):
         goal = len(acknowledged) + 200
         wait_until(lambda goal=goal: len(acknowledged) >= goal, 40, "clients get on")
         if kill:
