@@ -66,9 +66,9 @@ struct rpc_method {
 };
 
 struct rpc_server_options {
-    const char *listen;             /* "127.0.0.1:7400"; port 0 = any free port */
-    int threads;                    /* rpc threads; 1 is enough for 2 cores */
-    int slots;                      /* armed calls per method and thread; default 16: 1.51 as Debian builds it searches all armed tags at every event */
+    const char *listen; /* "127.0.0.1:7400"; port 0 = any free port */
+    int threads;        /* rpc threads; 1 is enough for 2 cores */
+    int slots; /* armed calls per method and thread; default 16: 1.51 as Debian builds it searches all armed tags at every event */
     int64_t receive_bytes;          /* largest request; default 8 MiB */
     int64_t max_concurrent_streams; /* per connection; default 2048 */
     int64_t arena_bytes;            /* bound of one call's arena; default 4 x receive_bytes */

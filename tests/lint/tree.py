@@ -9,14 +9,20 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 IGNORED = {".git", ".venv", "__pycache__", ".pytest_cache"}
 
 
+def _tracked():
+    try:
+        listed = subprocess.run(["git", "-C", TOP, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+                                capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return [pathlib.Path(os.fsdecode(name)) for name in listed.split(b"\0") if name]
+
+
 def files(*suffixes):
     """Paths of regular files with one of these suffixes (all, if none is given), relative to the top."""
-    listed = subprocess.run(["git", "-C", TOP, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-                            capture_output=True, check=False)
-    if listed.returncode == 0:
-        names = [pathlib.Path(os.fsdecode(name)) for name in listed.stdout.split(b"\0") if name]
-    else:
-        names = [p.relative_to(TOP) for p in TOP.rglob("*") if not IGNORED & set(p.parts)
+    names = _tracked()
+    if names is None:
+        names = [p.relative_to(TOP) for p in TOP.rglob("*") if not IGNORED & set(p.relative_to(TOP).parts)
                  and not p.relative_to(TOP).parts[0].startswith("build")]
     return sorted(n for n in set(names) if (TOP / n).is_file() and (not suffixes or n.suffix in suffixes))
 
