@@ -42,7 +42,7 @@ enum {
     KEEPALIVE_TIMEOUT_MS = 20000, /* and give a dead peer up after this */
     METHODS_MAX = 256,
     REMIND_MS = 5000,
-    DRAIN_QUIET_MS = 50,
+    DRAIN_QUIET_MS = 250,
     DRAIN_ROUNDS = 20,
 };
 #define RECEIVE_DEFAULT (8ll << 20)
