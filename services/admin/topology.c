@@ -6,6 +6,7 @@
 #include "admin/admin_private.h"
 
 #include "rpc/jsonpb.h"
+#include "store/topo_plan.h"
 
 enum { OBJECTS_MAX = 10000, SPEC_BYTES_MAX = 256 << 10 };
 
@@ -149,35 +150,6 @@ static void start_apply(struct apply *j) {
 
 /* --- secrets --- */
 
-/* "scheme://user:password@host" -> "scheme://user:***@host" */
-static json_t *masked_url(const char *url) {
-    const char *at = strrchr(url, '@'), *host = strstr(url, "://");
-    const char *colon = host && at && at > host ? memchr(host + 3, ':', (size_t)(at - host - 3)) : NULL;
-    if (!colon)
-        return NULL;
-    char text[1024];
-    snprintf(text, sizeof(text), "%.*s:***%s", (int)(colon - url), url, at);
-    return json_string(text);
-}
-
-/* `all`: every string is a secret (the values of static headers). */
-static void mask(json_t *j, bool all) {
-    const char *key;
-    json_t *value;
-    void *next;
-    json_object_foreach_safe (j, next, key, value) {
-        if (json_is_object(value)) {
-            mask(value, !strcmp(key, "headers"));
-        } else if ((all || !strcmp(key, "secret")) && json_is_string(value) && *json_string_value(value)) {
-            json_object_set_new(j, key, json_string("***"));
-        } else if (!strcmp(key, "url") && json_is_string(value)) {
-            json_t *masked = masked_url(json_string_value(value));
-            if (masked)
-                json_object_set_new(j, key, masked);
-        }
-    }
-}
-
 /* Puts the stored text wherever the new object has the mask that an export shows for it. */
 static void unmask(json_t *new, const json_t *stored, const json_t *shown) {
     const char *key;
@@ -210,10 +182,9 @@ static void on_current(void *arg, int code, const struct topo_object *stored, si
                                 *was = json_parse(bytes_str(stored[k].spec), NULL);
             struct buf text CLEANUP_BUF;
             buf_init(&text, SPEC_BYTES_MAX);
-            CLEANUP_JSON json_t *shown = was ? json_deep_copy(was) : NULL;
+            CLEANUP_JSON json_t *shown = was ? topo_redact(was) : NULL;
             if (!new || !shown)
                 continue;
-            mask(shown, false);
             unmask(new, was, shown);
             const char *spec = json_write(&text, new) == 0 ? arena_strndup(a, text.p, text.n) : NULL;
             if (spec)
@@ -280,11 +251,11 @@ static const ProtobufCMessageDescriptor *descriptor_of(enum topo_kind k) {
 }
 
 static ProtobufCMessage *parse_object(struct arena *a, const struct topo_object *o) {
-    CLEANUP_JSON json_t *j = json_parse(bytes_str(o->spec), NULL);
+    CLEANUP_JSON json_t *stored = json_parse(bytes_str(o->spec), NULL);
+    CLEANUP_JSON json_t *j = stored ? topo_redact(stored) : NULL;
     ProtobufCMessage *m = NULL;
     if (!j)
         return NULL;
-    mask(j, false);
     json_object_set_new(j, "name", json_string(o->name));
     return jsonpb_parse(descriptor_of(o->kind), j, a, &m, NULL) == 0 ? m : NULL;
 }
