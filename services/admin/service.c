@@ -114,8 +114,12 @@ int admin_service_new(struct store *s, void (*applied)(void *arg), void *arg, st
     *a = (struct admin_service){.store = s, .applied = applied, .arg = arg};
     const struct rpc_method methods[] = {
 #define METHOD(name, request, handler)                                                                                 \
-    {"/txmsg.v1.AdminService/" name, &txmsg__v1__##request##_request__descriptor,                                      \
-     &txmsg__v1__##request##_response__descriptor, handler, a}
+    {"/txmsg.v1.AdminService/" name,                                                                                   \
+     &txmsg__v1__##request##_request__descriptor,                                                                      \
+     &txmsg__v1__##request##_response__descriptor,                                                                     \
+     handler,                                                                                                          \
+     a,                                                                                                                \
+     true}
         METHOD("ApplyTopology", apply_topology, admin_apply),
         METHOD("ExportTopology", export_topology, admin_export),
         METHOD("ListDeadLetters", list_dead_letters, admin_list_dead),

@@ -1,8 +1,7 @@
 /*
  * The bounded way into a loop: senders append under the lock, the loop swaps the whole list out and works unlocked.
  *
- * Only the send that finds the list empty wakes the loop: a list that holds something has a wake under way already,
- * because it is emptied in one piece. The wake is sent under the lock, so once mailbox_close() has set `closed` no
+ * One wake at most is under way: the list is emptied in one piece, so what is added before that needs no second. The wake is sent under the lock, so once mailbox_close() has set `closed` no
  * sender will touch the handle and it may be closed. The bound counts what the loop has not received; what `receive`
  * got is the receiver's.
  */
@@ -19,6 +18,7 @@ struct mailbox {
 
     pthread_mutex_t lock;
     struct list items;     /* under lock */
+    bool waking;           /* under lock: the loop has been woken and has not come yet */
     bool closed;           /* written under lock on the loop's thread, so that thread may read it without */
     _Atomic size_t length; /* written under lock */
 };
@@ -33,6 +33,7 @@ static void swap_out(struct mailbox *m, struct list *items, bool close) {
     pthread_mutex_lock(&m->lock);
     list_splice_tail(items, &m->items);
     atomic_store_explicit(&m->length, 0, memory_order_relaxed);
+    m->waking = false;
     m->closed |= close;
     pthread_mutex_unlock(&m->lock);
 }
@@ -89,7 +90,14 @@ int mailbox_new(struct loop *l, size_t max_items, void (*receive)(void *arg, str
     return 0;
 }
 
-int mailbox_send(struct mailbox *m, struct list *item) {
+static void wake(struct mailbox *m) {
+    if (m->waking)
+        return;
+    m->waking = true;
+    uv_async_send(&m->wake);
+}
+
+static int add(struct mailbox *m, struct list *item, bool and_wake) {
     int r = 1;
 
     pthread_mutex_lock(&m->lock);
@@ -97,12 +105,27 @@ int mailbox_send(struct mailbox *m, struct list *item) {
     if (!m->closed && length < m->max) {
         list_add_tail(&m->items, item);
         atomic_store_explicit(&m->length, length + 1, memory_order_relaxed);
-        if (length == 0)
-            uv_async_send(&m->wake);
+        if (and_wake)
+            wake(m);
         r = 0;
     }
     pthread_mutex_unlock(&m->lock);
     return r;
+}
+
+int mailbox_send(struct mailbox *m, struct list *item) {
+    return add(m, item, true);
+}
+
+int mailbox_put(struct mailbox *m, struct list *item) {
+    return add(m, item, false);
+}
+
+void mailbox_wake(struct mailbox *m) {
+    pthread_mutex_lock(&m->lock);
+    if (!m->closed && !list_empty(&m->items))
+        wake(m);
+    pthread_mutex_unlock(&m->lock);
 }
 
 size_t mailbox_length(const struct mailbox *m) {

@@ -15,6 +15,7 @@ struct message_options {
     struct limits limits;
     int64_t mailbox; /* operations on their way to one worker; default 8192 */
     int64_t queries; /* Get and List under way per worker; default 256 */
+    int64_t gather;  /* operations that an rpc thread collects before it wakes a worker; default 64 */
 };
 
 struct message_service;
@@ -24,6 +25,8 @@ void message_service_free(struct message_service *m); /* after the rpc server an
 /* The methods to serve; *n = how many. Lives as long as the service. */
 const struct rpc_method *message_service_methods(struct message_service *m, size_t *n);
 void message_service_rpc(struct message_service *m, struct rpc_server *rpc); /* whom to wake; before it starts */
+/* Wakes the workers for what this thread has collected: the flush of the rpc server. @thread rpc */
+void message_service_flush(void *service);
 /* The snapshot that requests are checked against. Without one everything is UNAVAILABLE. @thread any */
 void message_service_topology(struct message_service *m, struct topology *t);
 

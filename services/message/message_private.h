@@ -44,8 +44,9 @@ void request_item_done(struct item *i); /* @thread any, once per item */
 /* Mails every item that was not refused. @thread rpc */
 void request_start(struct message_service *m, struct request *r);
 
-/* worker.c: 0 = taken, 1 = full. */
-int worker_send(struct message_worker *w, struct item *i) MUSTCHECK;
+/* worker.c: 0 = taken, worker_flush() must follow soon; 1 = full. */
+int worker_put(struct message_worker *w, struct item *i) MUSTCHECK;
+void worker_flush(struct message_worker *w);
 int worker_query(struct message_worker *w, struct list *query) MUSTCHECK;
 void worker_wake(struct message_worker *w); /* a call was finished: wake the rpc threads at the end of this turn */
 

@@ -113,11 +113,15 @@ void message_worker_free(struct message_worker *w) {
     mem_free(w);
 }
 
-int worker_send(struct message_worker *w, struct item *i) {
-    int r = mailbox_send(w->items, &i->link);
+int worker_put(struct message_worker *w, struct item *i) {
+    int r = mailbox_put(w->items, &i->link);
     if (r)
         overloaded(i);
     return r;
+}
+
+void worker_flush(struct message_worker *w) {
+    mailbox_wake(w->items);
 }
 
 int worker_query(struct message_worker *w, struct list *query) {

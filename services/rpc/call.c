@@ -26,6 +26,7 @@
 enum {
     FREE_MAX = 4096,            /* calls kept per thread */
     ARENA_KEPT_MAX = 16 * 1024, /* an arena that grew past this is given back with the call */
+    REPLIES_PER_ARRIVAL = 2,    /* more than one, so that a flood of calls cannot hold answers up */
 };
 
 static void call_arrived(struct tag *t, bool ok);
@@ -225,6 +226,7 @@ static void call_arrived(struct tag *tag, bool ok) {
                                         .message = "the deadline had passed when the call was read"});
     else if (decode(c) == 0)
         m->def.handle(c, m->def.user);
+    calls_finish(t, REPLIES_PER_ARRIVAL);
 }
 
 /* --- what a handler sees --- */
@@ -339,21 +341,32 @@ void rpc_call_finish(struct rpc_call *c, void (*fn)(struct rpc_call *c, void *ar
     while (!atomic_compare_exchange_weak(&t->finished, &head, c));
 }
 
-void calls_finish(struct rpc_thread *t) {
-    struct rpc_call *c, *next, *in_order;
+static void take_finished(struct rpc_thread *t) {
+    struct rpc_call *c = atomic_load_explicit(&t->finished, memory_order_relaxed), *next;
 
-    while (atomic_load(&t->finished)) {
-        c = atomic_exchange(&t->finished, NULL);
-        for (in_order = NULL; c; c = next) {
-            next = c->next;
-            c->next = in_order;
-            in_order = c;
-        }
-        for (c = in_order; c; c = next) {
-            next = c->next;
-            c->finish(c, c->finish_arg);
-        }
+    if (!c)
+        return;
+    for (c = atomic_exchange(&t->finished, NULL); c; c = next) { /* newest first */
+        next = c->next;
+        c->next = t->answers;
+        t->answers = c;
     }
+}
+
+int calls_finish(struct rpc_thread *t, int max) {
+    struct rpc_call *c;
+    int n;
+
+    for (n = 0; n < max; n++) {
+        if (!t->answers)
+            take_finished(t);
+        c = t->answers;
+        if (!c)
+            break;
+        t->answers = c->next;
+        c->finish(c, c->finish_arg);
+    }
+    return n;
 }
 
 void rpc_wake(struct rpc_server *s) {

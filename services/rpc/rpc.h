@@ -63,6 +63,7 @@ struct rpc_method {
     /* Unary only. @thread rpc, once per call */
     void (*handle)(struct rpc_call *call, void *user);
     void *user;
+    bool rare; /* called by people: it gets few slots, because each armed one costs every event of all methods */
 };
 
 struct rpc_server_options {
@@ -73,6 +74,12 @@ struct rpc_server_options {
     int64_t max_concurrent_streams; /* per connection; default 2048 */
     int64_t arena_bytes;            /* bound of one call's arena; default 4 x receive_bytes */
     int64_t deadline_max_ms;        /* a longer or absent deadline is cut to this; default 30 s */
+    /*
+     * Called when an rpc thread has no more work at hand, before it waits: what handlers held back to send in one go must go
+     * now. NULL = none. @thread rpc
+     */
+    void (*flush)(void *user);
+    void *flush_user;
 };
 
 /* Methods are copied. grpc.health.v1 and reflection v1 / v1alpha are served by the room itself. */

@@ -1,8 +1,9 @@
 /*
  * Life of a server: methods, port, rpc threads, graceful stop.
  *
- * A thread is a loop over one completion queue. Every event is a tag; after each, finished calls that other threads
- * handed in are replied to. An empty batch on the thread's own `waker` call is what wakes it: the call belongs to a
+ * A thread is a loop over one completion queue. Every event is a tag. Finished calls that other threads handed in are replied
+ * to a few at a time, when the queue has run empty or a call has arrived: a group commit brings hundreds, and the requests that
+ * the first replies provoke should be read while the last are written. An empty batch on the thread's own `waker` call is what wakes it: the call belongs to a
  * lame client channel, never does anything, and lives as long as the thread, so that waking needs no live call of
  * anybody.
  *
@@ -44,6 +45,8 @@ enum {
     REMIND_MS = 5000,
     DRAIN_QUIET_MS = 250,
     DRAIN_ROUNDS = 20,
+    REPLIES_IN_A_ROW = 16,
+    SLOTS_RARE = 2,
 };
 #define RECEIVE_DEFAULT (8ll << 20)
 
@@ -122,7 +125,7 @@ static void arm_all(struct rpc_thread *t) {
 
     t->armed = true;
     for (int i = 0; i < s->methods_n; i++)
-        for (int n = 0; n < s->options.slots; n++)
+        for (int n = 0; n < (s->methods[i].def.rare ? MIN(s->options.slots, SLOTS_RARE) : s->options.slots); n++)
             server_arm(t, &s->methods[i]);
 }
 
@@ -165,22 +168,37 @@ static void report_idle(struct rpc_thread *t) {
     pthread_mutex_unlock(&s->lock);
 }
 
+/* The next event, after everything that can be done without it. */
+static grpc_event next_event(struct rpc_thread *t) {
+    const struct rpc_server_options *o = &t->server->options;
+    grpc_event ev;
+
+    for (;;) {
+        ev = grpc_completion_queue_next(t->queue, gpr_inf_past(GPR_CLOCK_MONOTONIC), NULL);
+        if (ev.type != GRPC_QUEUE_TIMEOUT)
+            return ev;
+        if (calls_finish(t, REPLIES_IN_A_ROW))
+            continue;
+        if (o->flush)
+            o->flush(o->flush_user);
+        return grpc_completion_queue_next(t->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+    }
+}
+
 static void *thread_main(void *arg) {
     struct rpc_thread *t = arg;
-    gpr_timespec never = gpr_inf_future(GPR_CLOCK_MONOTONIC);
     char name[16];
 
     snprintf(name, sizeof(name), "rpc-%d", t->index);
     pthread_setname_np(pthread_self(), name);
     thread_current = t;
     for (;;) {
-        grpc_event ev = grpc_completion_queue_next(t->queue, never, NULL);
+        grpc_event ev = next_event(t);
         struct tag *tag = ev.tag;
 
         if (ev.type == GRPC_QUEUE_SHUTDOWN)
             return NULL;
         tag->run(tag, ev.success != 0);
-        calls_finish(t);
         if (atomic_load_explicit(&t->server->down, memory_order_relaxed))
             report_idle(t);
     }
@@ -267,6 +285,7 @@ static int add_methods(struct rpc_server *s, const struct rpc_method *methods, s
         {.path = "/grpc.health.v1.Health/List",
          .handle = health_list,
          .user = s,
+         .rare = true,
          .request = &grpc__health__v1__health_list_request__descriptor,
          .response = &grpc__health__v1__health_list_response__descriptor},
     };

@@ -43,8 +43,9 @@ struct rpc_thread {
     bool idle;           /* no live ones after core was shut down. @locks server->lock */
     struct list streams; /* struct stream */
     int streams_n;
-    unsigned seen;      /* of server->news */
-    struct buf scratch; /* to put messages together that came in pieces */
+    unsigned seen;            /* of server->news */
+    struct buf scratch;       /* to put messages together that came in pieces */
+    struct rpc_call *answers; /* taken from `finished`, oldest first */
 
     /* The crossing. @thread any */
     _Atomic(struct rpc_call *) finished; /* newest first */
@@ -115,7 +116,7 @@ void method_observe(struct method *m, uint64_t since_ns, uint64_t now_ns);
 struct rpc_call *call_new(struct rpc_thread *t, struct method *m) MUSTCHECK; /* from the free list or the heap */
 void call_release(struct rpc_call *c); /* back to the free list; drops what core gave */
 void call_free(struct rpc_call *c);
-void calls_finish(struct rpc_thread *t); /* runs the finish callbacks that have come in */
+int calls_finish(struct rpc_thread *t, int max); /* runs finish callbacks that have come in; how many */
 
 /* Never a failure of input: a batch that core does not take is a mistake of ours. */
 static inline void batch_start(grpc_call *call, const grpc_op *ops, size_t n, struct tag *t) {

@@ -39,6 +39,8 @@ const struct conf_option config_options[] = {
       "Most payload of one group commit (a larger transaction goes alone)."),
     O("lane.queue", CONF_INT, "8192", 1, 1048576, lane_queue,
       "Operations waiting for a group commit, per worker; more are refused."),
+    O("lane.gather", CONF_INT, "64", 1, 440, lane_gather,
+      "Operations that an rpc thread with more to read collects, for 1 ms at most, before it wakes a worker."),
     O("lane.queue_size", CONF_SIZE, "64MiB", 65536, 4294967296, lane_queue_bytes,
       "Payload waiting for a group commit, per worker."),
     O("lane.cache", CONF_SIZE, "64MiB", 0, 4294967296, lane_cache,

@@ -112,7 +112,7 @@ static struct store_options store_options(const struct config *c) {
 }
 
 static int start_services(struct daemon *d, struct errmsg *e) {
-    struct message_options o = {.mailbox = d->c.lane_queue, .queries = 256};
+    struct message_options o = {.mailbox = d->c.lane_queue, .queries = 256, .gather = d->c.lane_gather};
     config_limits(&d->c, &o.limits);
     int r = message_service_new(&d->store, &o, (int)d->c.workers, &d->messages);
     if (r == 0)
@@ -129,7 +129,9 @@ static int start_rpc(struct daemon *d, struct errmsg *e) {
                                          .receive_bytes = d->c.grpc_receive,
                                          .max_concurrent_streams = d->c.grpc_streams,
                                          .arena_bytes = 4 * d->c.grpc_receive,
-                                         .deadline_max_ms = d->c.grpc_deadline_ms};
+                                         .deadline_max_ms = d->c.grpc_deadline_ms,
+                                         .flush = message_service_flush,
+                                         .flush_user = d->messages};
     struct rpc_method all[32];
     size_t n, m;
     const struct rpc_method *messages = message_service_methods(d->messages, &n);

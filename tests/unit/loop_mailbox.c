@@ -90,6 +90,34 @@ static void test_bound(void **state) {
     loop_free(o.l);
 }
 
+/* What is put waits for a wake, anybody's. */
+static void test_put(void **state) {
+    struct office o;
+
+    office_open(&o, 3);
+    mailbox_wake(o.m); /* nothing is in it */
+    assert_int_equal(mailbox_put(o.m, &item_new(0, 1)->link), 0);
+    assert_int_equal(mailbox_put(o.m, &item_new(0, 2)->link), 0);
+    uv_run(loop_uv(o.l), UV_RUN_NOWAIT);
+    assert_int_equal(o.calls, 0);
+    mailbox_wake(o.m);
+    mailbox_wake(o.m);
+    uv_run(loop_uv(o.l), UV_RUN_NOWAIT);
+    assert_int_equal(o.calls, 1);
+    assert_int_equal(o.received, 2);
+    assert_int_equal(mailbox_put(o.m, &item_new(0, 3)->link), 0);
+    assert_int_equal(mailbox_send(o.m, &item_new(0, 4)->link), 0);
+    uv_run(loop_uv(o.l), UV_RUN_NOWAIT);
+    assert_int_equal(o.received, 4);
+    assert_int_equal(mailbox_put(o.m, &item_new(0, 5)->link), 0);
+    mailbox_close(o.m); /* delivers it */
+    mailbox_wake(o.m);  /* harmless */
+    assert_int_equal(o.received, 5);
+    assert_int_equal(o.wrong, 0);
+    mailbox_free(o.m);
+    loop_free(o.l);
+}
+
 static void test_close_delivers(void **state) {
     struct office o;
     struct item *late = item_new(0, 3);
@@ -246,6 +274,7 @@ static void test_stop_keeps_open_mailboxes(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bound),
+        cmocka_unit_test(test_put),
         cmocka_unit_test(test_close_delivers),
         cmocka_unit_test(test_free_inside_receive),
         cmocka_unit_test(test_refusals),

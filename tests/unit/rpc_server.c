@@ -71,6 +71,17 @@ static void handle_keep(struct rpc_call *c, void *user) {
     pthread_mutex_unlock(&kept_lock);
 }
 
+/* How many kept calls the last flush saw. */
+static int flushed;
+
+static void flush(void *user) {
+    assert_ptr_equal(user, kept);
+    pthread_mutex_lock(&kept_lock);
+    flushed = kept_n;
+    pthread_cond_broadcast(&kept_changed);
+    pthread_mutex_unlock(&kept_lock);
+}
+
 /* Tells the deadline it sees, in milliseconds from now. */
 static void handle_deadline(struct rpc_call *c, void *user) {
     Response response = TXMSG__V1__PREPARE_RESPONSE__INIT;
@@ -95,11 +106,16 @@ static const struct rpc_method methods[] = {
 };
 
 static int setup(void **state) {
-    struct rpc_server_options o = {
-        .listen = "127.0.0.1:0", .threads = 2, .slots = 4, .receive_bytes = 100000, .deadline_max_ms = 60000};
+    struct rpc_server_options o = {.listen = "127.0.0.1:0",
+                                   .threads = 2,
+                                   .slots = 4,
+                                   .receive_bytes = 100000,
+                                   .deadline_max_ms = 60000,
+                                   .flush = flush,
+                                   .flush_user = kept};
     char target[32];
 
-    kept_n = 0;
+    kept_n = flushed = 0;
     arena_init(&arena, 1 << 20);
     assert_int_equal(rpc_server_new(&o, methods, ARRAY_LEN(methods), &server, &error), 0);
     assert_int_equal(rpc_server_start(server, &error), 0);
@@ -304,6 +320,23 @@ static void test_finished_late(void **state) {
     }
 }
 
+/* What a handler held back is flushed before its thread waits. */
+static void test_flush(void **state) {
+    struct caller callers[3];
+
+    start_callers(callers, 3, SERVICE "Cancel", 30000);
+    wait_kept(3);
+    pthread_mutex_lock(&kept_lock);
+    while (flushed < 3)
+        pthread_cond_wait(&kept_changed, &kept_lock);
+    pthread_mutex_unlock(&kept_lock);
+    for (int i = 0; i < 3; i++)
+        rpc_call_finish(kept[i], answer, NULL);
+    rpc_wake(server);
+    for (int i = 0; i < 3; i++)
+        pthread_join(callers[i].thread, NULL);
+}
+
 static void test_deadline(void **state) {
     Request request = request_of("x");
     struct rpc_result r = call(SERVICE "Publish", &request, 5000);
@@ -434,6 +467,7 @@ int main(void) {
         TEST(unknown_method),
         TEST(hostile_request),
         TEST(finished_late),
+        TEST(flush),
         TEST(deadline),
         TEST(stop_with_calls_in_flight),
         TEST(graceful_stop),
