@@ -1,5 +1,5 @@
 /*
- * Between the files of policy: the snapshot (policy.c), the JSON members (policy_spec.c), single values
+ * Between the files of policy: the snapshot (policy.c), the JSON members (policy_spec.c, read by policy_member.c), single values
  * (policy_value.c).
  */
 #pragma once
