@@ -36,14 +36,22 @@ struct topic_conf {
 };
 
 enum sink_kind { SINK_DISCARD = 1, SINK_LOG, SINK_HTTP, SINK_RABBITMQ };
-enum ack_mode { ACK_STATUS_2XX = 1, ACK_BODY_SUCCESS = 2 };
+enum ack_mode { ACK_STATUS_2XX = 1, ACK_BODY_SUCCESS = 2, ACK_JSON_FIELD = 3 };
+enum content_mode { CONTENT_BINARY = 1, CONTENT_STRUCTURED = 2 };
+enum { POLICY_REJECTS_MAX = 32, POLICY_INTERVALS_MAX = 64 };
 
 struct sink_conf {
     enum sink_kind kind;
-    struct { /* http */
+    const char *text; /* all of it as JSON: equal texts, equal sinks */
+    struct {          /* http */
         const char *url, *secret;
-        int64_t timeout_ms; /* default 10 s */
+        const char *previous_secret; /* "" = none; signs as well while consumers change over */
+        int64_t timeout_ms;          /* default 10 s */
         enum ack_mode ack;
+        const char *ack_field, *ack_value; /* ACK_JSON_FIELD: "result.code", "0" */
+        enum content_mode mode;
+        int rejects[POLICY_REJECTS_MAX]; /* statuses that make a dead letter at once, beside 410 */
+        int rejects_n;
         json_t *headers; /* object of strings, NULL = none; owned by the snapshot */
     } http;
     struct {                     /* rabbitmq */
@@ -59,8 +67,8 @@ struct sub_conf {
     const char *name, *topic;
     struct sink_conf sink;
     struct backoff backoff; /* default 1 s x2 to 10 min, full jitter */
-    int max_attempts;       /* default 16 */
-    int64_t max_age_ms;     /* since the confirmation; default 24 h */
+    int max_attempts;       /* default 16; of a list its length + 1 */
+    int64_t max_age_ms;     /* since the first failure; default 24 h; of a list 365 d */
     int concurrency;        /* deliveries in flight per worker; default 256 */
 };
 

@@ -104,8 +104,11 @@ static int read_enum(const struct spec *s, const struct member *m, const json_t 
             return 0;
         }
     }
-    return err_set(s->e, -EINVAL, "%s%s must be %s%s%s", s->path, m->name, m->words[1], m->words[2] ? " or " : "",
-                   m->words[2] ? m->words[2] : "");
+    char known[256];
+    size_t n = 0;
+    for (int i = 1; m->words[i] && n < sizeof(known); i++)
+        n += (size_t)snprintf(known + n, sizeof(known) - n, "%s%s", i > 1 ? " or " : "", m->words[i]);
+    return err_set(s->e, -EINVAL, "%s%s must be %s", s->path, m->name, known);
 }
 
 int read_text(const struct spec *s, const struct member *m, const json_t *j, const char **ret) {

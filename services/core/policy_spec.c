@@ -68,7 +68,22 @@ static const struct member retry_members[] = {
     {"max", MEMBER_MS, SUB(backoff.max_ms), 10, 1 * DAY, 10 * MINUTE},
     {"max_attempts", MEMBER_INT, SUB(max_attempts), 1, 1000, 16},
     {"max_age", MEMBER_MS, SUB(max_age_ms), 1 * SECOND, 365 * DAY, 24 * HOUR},
+    {"jitter", MEMBER_NUM, SUB(backoff.jitter), 0, 1, 1},
+    {"schedule", MEMBER_NESTED},
+    {"intervals", MEMBER_NESTED},
     {NULL},
+};
+
+/* standard: what the Standard Webhooks specification recommends. */
+#define MIN_MS (60 * 1000ll)
+#define H_MS   (60 * MIN_MS)
+static const struct {
+    const char *name;
+    int n;
+    int64_t ms[9];
+} schedules[] = {
+    {"standard", 9, {5000, 5 * MIN_MS, 30 * MIN_MS, 2 * H_MS, 5 * H_MS, 10 * H_MS, 14 * H_MS, 20 * H_MS, 24 * H_MS}},
+    {"alipay", 7, {4 * MIN_MS, 10 * MIN_MS, 10 * MIN_MS, 1 * H_MS, 2 * H_MS, 6 * H_MS, 15 * H_MS}},
 };
 
 static const char *const never[] = {NULL};
@@ -88,7 +103,10 @@ static const struct member sink_members[] = {
 
 /* In the order of enum ack_mode. */
 static const char *const ack_words[] = {"HTTP_ACK_MODE_UNSPECIFIED", "HTTP_ACK_MODE_STATUS_2XX",
-                                        "HTTP_ACK_MODE_BODY_SUCCESS", NULL};
+                                        "HTTP_ACK_MODE_BODY_SUCCESS", "HTTP_ACK_MODE_JSON_FIELD", NULL};
+/* In the order of enum content_mode. */
+static const char *const mode_words[] = {"HTTP_CONTENT_MODE_UNSPECIFIED", "HTTP_CONTENT_MODE_BINARY",
+                                         "HTTP_CONTENT_MODE_STRUCTURED", NULL};
 
 static const struct member http_members[] = {
     {"url", MEMBER_HTTP, SINK(http.url)},
@@ -96,6 +114,11 @@ static const struct member http_members[] = {
     {"timeout", MEMBER_MS, SINK(http.timeout_ms), 100, 10 * MINUTE, 10 * SECOND},
     {"headers", MEMBER_NESTED},
     {"ack_mode", MEMBER_ENUM, SINK(http.ack), .def = ACK_STATUS_2XX, .words = ack_words},
+    {"previous_secret", MEMBER_SECRET, SINK(http.previous_secret)},
+    {"ack_field", MEMBER_TEXT, SINK(http.ack_field), .max = 255},
+    {"ack_value", MEMBER_TEXT, SINK(http.ack_value), .max = 255},
+    {"content_mode", MEMBER_ENUM, SINK(http.mode), .def = CONTENT_BINARY, .words = mode_words},
+    {"reject_statuses", MEMBER_NESTED},
     {NULL},
 };
 
@@ -171,6 +194,7 @@ int spec_producer(const char *name, const json_t *spec, struct arena *a, struct 
         r = read_members(&top, producer_members, spec, out);
     if (r == 0)
         r = read_members(&s, check_members, check, out);
+    out->backoff.list_n = 0;
     if (r == 0)
         r = read_endpoints(&s, member_of(check, "endpoints"), out);
     return r < 0 ? r : check_order(&s, &out->backoff);
@@ -178,7 +202,7 @@ int spec_producer(const char *name, const json_t *spec, struct arena *a, struct 
 
 /* --- subscription --- */
 
-enum { SINK_HEADERS = 32, SINK_HEADER_BYTES = 8192 };
+enum { SINK_HEADERS = 32, SINK_HEADER_BYTES = 8192, SINK_TEXT_MAX = 1 << 20 };
 
 static int check_sink_headers(const json_t *obj, struct errmsg *e) {
     struct header headers[SINK_HEADERS];
@@ -206,11 +230,42 @@ static int check_sink_headers(const json_t *obj, struct errmsg *e) {
     return 0;
 }
 
+static int read_rejects(const struct spec *s, const json_t *list, struct sink_conf *out) {
+    out->http.rejects_n = 0;
+    if (list && !json_is_array(list))
+        return err_set(s->e, -EINVAL, "%sreject_statuses must be a list", s->path);
+    if (json_array_size(list) > POLICY_REJECTS_MAX)
+        return err_set(s->e, -EINVAL, "%sreject_statuses are %zu, the limit is %d", s->path, json_array_size(list),
+                       POLICY_REJECTS_MAX);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        json_int_t status = json_integer_value(json_array_get(list, i)); /* 0 for what is no number */
+        if (status < 300 || status > 599)
+            return err_set(s->e, -EINVAL, "%sreject_statuses[%zu] must be a status of 300 to 599", s->path, i);
+        out->http.rejects[out->http.rejects_n++] = (int)status;
+    }
+    return 0;
+}
+
+static int check_http(const struct spec *s, const struct sink_conf *c) {
+    if (c->http.previous_secret[0] && !c->http.secret[0])
+        return err_set(s->e, -EINVAL, "%sprevious_secret needs a secret", s->path);
+    if ((c->http.ack == ACK_JSON_FIELD) != (c->http.ack_field[0] != '\0'))
+        return err_set(s->e, -EINVAL, "%sack_field belongs to ack_mode HTTP_ACK_MODE_JSON_FIELD, which needs it",
+                       s->path);
+    if (c->http.ack_value[0] && !c->http.ack_field[0])
+        return err_set(s->e, -EINVAL, "%sack_value needs an ack_field", s->path);
+    return 0;
+}
+
 static int read_http(const struct spec *s, const json_t *obj, struct sink_conf *out) {
     const json_t *headers = member_of(obj, "headers");
     int r = read_members(s, http_members, obj, out);
 
     out->http.headers = NULL;
+    if (r == 0)
+        r = read_rejects(s, member_of(obj, "reject_statuses"), out);
+    if (r == 0)
+        r = check_http(s, out);
     if (r < 0 || !headers)
         return r;
     r = check_sink_headers(headers, s->e);
@@ -218,6 +273,15 @@ static int read_http(const struct spec *s, const json_t *obj, struct sink_conf *
         return r;
     out->http.headers = json_deep_copy(headers);
     return out->http.headers ? 0 : err_set(s->e, -ENOMEM, "sink.http.headers: out of memory");
+}
+
+static int keep_sink_text(const struct spec *s, const json_t *sink, struct sink_conf *out) {
+    CLEANUP_BUF struct buf text;
+
+    buf_init(&text, SINK_TEXT_MAX);
+    if (json_write(&text, sink) < 0)
+        return err_set(s->e, -ENOMEM, "%s: out of memory", "sink");
+    return keep_text(s, "sink", buf_str(&text), &out->text);
 }
 
 static int read_sink(const struct spec *top, const json_t *sink, struct sink_conf *out) {
@@ -249,12 +313,72 @@ static int read_sink(const struct spec *top, const json_t *sink, struct sink_con
     }
     if (n != 1)
         return err_set(top->e, -EINVAL, "sink must hold exactly one of http, rabbitmq, log, discard");
+    r = keep_sink_text(top, sink, out);
+    if (r < 0)
+        return r;
     const struct spec inner = {top->arena, top->e, kinds[found].path};
     const json_t *obj = member_of(sink, kinds[found].name);
     out->kind = kinds[found].kind;
     if (out->kind == SINK_HTTP)
         return read_http(&inner, obj, out);
     return read_members(&inner, kinds[found].members, obj, out);
+}
+
+static int read_intervals(const struct spec *s, const json_t *list, struct backoff *out) {
+    size_t n = json_array_size(list);
+    int64_t *ms = n ? arena_alloc(s->arena, n * sizeof(*ms)) : NULL;
+
+    if (!json_is_array(list) || n == 0 || n > POLICY_INTERVALS_MAX)
+        return err_set(s->e, -EINVAL, "%sintervals must be a list of 1 to %d durations", s->path, POLICY_INTERVALS_MAX);
+    if (!ms)
+        return err_set(s->e, -ENOMEM, "%sintervals: out of memory", s->path);
+    for (size_t i = 0; i < n; i++) {
+        char name[32];
+        const struct member m = {name, MEMBER_MS, 0, 10, 30 * DAY, 0};
+        snprintf(name, sizeof(name), "intervals[%zu]", i);
+        int r = read_ms(s, &m, json_array_get(list, i), &ms[i]);
+        if (r < 0)
+            return r;
+        if (ms[i] == 0)
+            return err_set(s->e, -EINVAL, "%s%s must be a duration such as \"10s\"", s->path, name);
+    }
+    out->list_ms = ms;
+    out->list_n = (int)n;
+    return 0;
+}
+
+static int read_schedule(const struct spec *s, const char *name, struct backoff *out) {
+    for (size_t i = 0; name && i < ARRAY_LEN(schedules); i++) {
+        if (strcmp(schedules[i].name, name) == 0) {
+            out->list_ms = schedules[i].ms;
+            out->list_n = schedules[i].n;
+            return 0;
+        }
+    }
+    return err_set(s->e, -EINVAL, "%sschedule must be standard or alipay", s->path);
+}
+
+/* Growth, a named schedule, or a list; each with defaults of its own. */
+static int read_retry(const struct spec *s, const json_t *retry, struct sub_conf *out) {
+    const json_t *schedule = member_of(retry, "schedule"), *list = member_of(retry, "intervals");
+    int r = read_members(s, retry_members, retry, out);
+
+    out->backoff.list_n = 0;
+    if (r < 0 || (!schedule && !list))
+        return r < 0 ? r : check_order(s, &out->backoff);
+    if ((schedule && list) || member_of(retry, "initial") || member_of(retry, "factor") || member_of(retry, "max"))
+        return err_set(s->e, -EINVAL, "%sschedule, %sintervals, and %sinitial, factor, max exclude each other", s->path,
+                       s->path, s->path);
+    r = schedule ? read_schedule(s, text_of(schedule), &out->backoff) : read_intervals(s, list, &out->backoff);
+    if (r < 0)
+        return r;
+    if (!member_of(retry, "jitter"))
+        out->backoff.jitter = 0;
+    if (!member_of(retry, "max_attempts"))
+        out->max_attempts = out->backoff.list_n + 1;
+    if (!member_of(retry, "max_age"))
+        out->max_age_ms = (int64_t)(365 * DAY);
+    return 0;
 }
 
 int spec_sub(const char *name, const json_t *spec, struct arena *a, struct sub_conf *out, struct errmsg *e) {
@@ -272,9 +396,6 @@ int spec_sub(const char *name, const json_t *spec, struct arena *a, struct sub_c
     if (r == 0)
         r = keep_text(&top, "topic", topic, &out->topic);
     if (r == 0)
-        r = read_members(&s, retry_members, member_of(spec, "retry"), out);
-    out->backoff.jitter = 1;
-    if (r == 0)
-        r = check_order(&s, &out->backoff);
+        r = read_retry(&s, member_of(spec, "retry"), out);
     return r < 0 ? r : read_sink(&top, member_of(spec, "sink"), &out->sink);
 }

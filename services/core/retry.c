@@ -8,13 +8,17 @@
 
 #include <math.h>
 
-int64_t backoff_delay_ms(const struct backoff *b, int n, double random) {
+static double exponential(const struct backoff *b, int n) {
     double factor = b->factor >= 1 ? b->factor : 1; /* NaN too */
-    double jitter = b->jitter >= 0 ? MIN(b->jitter, 1.0) : 0;
-    double ceiling = (double)MAX(b->max_ms, 1);
     double d = (double)MAX(b->initial_ms, 1) * pow(factor, n > 1 ? n - 1 : 0);
 
-    d = MIN(d, ceiling);
+    return MIN(d, (double)MAX(b->max_ms, 1));
+}
+
+int64_t backoff_delay_ms(const struct backoff *b, int n, double random) {
+    double jitter = b->jitter >= 0 ? MIN(b->jitter, 1.0) : 0;
+    double d = b->list_n > 0 ? (double)b->list_ms[MIN(MAX(n, 1), b->list_n) - 1] : exponential(b, n);
+
     d *= 1 - jitter + MIN(2 * jitter, 1.0) * random;
     if (!(d >= 1))
         return 1;

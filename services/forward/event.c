@@ -2,6 +2,10 @@
 #include "forward/event.h"
 
 #include "base/clock.h"
+#include "base/crypto.h"
+#include "base/json.h"
+
+#include <strings.h>
 
 void event_of(const struct delivery *d, struct event *ret) {
     const struct tx_content *c = d->content;
@@ -41,4 +45,70 @@ void event_put_percent(struct buf *out, struct bytes value) {
         else
             buf_printf(out, "%%%02X", c);
     }
+}
+
+/* --- structured mode --- */
+
+/* A key may be any bytes, a JSON string may not. */
+static void put_text(struct buf *out, struct bytes value) {
+    if (text_valid(value)) {
+        json_put_string(out, value);
+        return;
+    }
+    buf_put_char(out, '"');
+    event_put_percent(out, value);
+    buf_put_char(out, '"');
+}
+
+static void put_member(void *arg, const char *name, struct bytes value) {
+    struct buf *out = arg;
+
+    buf_printf(out, "\"%s\":", name);
+    put_text(out, value);
+    buf_put_char(out, ',');
+}
+
+/* "application/json", "application/vnd.x+json; charset=utf-8" */
+static bool type_is_json(struct bytes type) {
+    const uint8_t *end = type.n ? memchr(type.p, ';', type.n) : NULL;
+    size_t n = end ? (size_t)(end - type.p) : type.n;
+
+    while (n && type.p[n - 1] == ' ')
+        n--;
+    return n >= 5 && strncasecmp((const char *)type.p + n - 4, "json", 4) == 0 &&
+           (type.p[n - 5] == '/' || type.p[n - 5] == '+');
+}
+
+static bool type_is_text(struct bytes type) {
+    return type.n > 5 && strncasecmp((const char *)type.p, "text/", 5) == 0;
+}
+
+static void put_data(struct buf *out, const struct msg *m) {
+    CLEANUP_JSON json_t *j = type_is_json(m->content_type) ? json_parse(m->body, NULL) : NULL;
+
+    if (j) {
+        buf_put_str(out, "\"data\":");
+        buf_put_bytes(out, m->body);
+    } else if (type_is_text(m->content_type) && text_valid(m->body)) {
+        buf_put_str(out, "\"data\":");
+        json_put_string(out, m->body);
+    } else {
+        buf_put_str(out, "\"data_base64\":\"");
+        base64_put(out, m->body);
+        buf_put_char(out, '"');
+    }
+}
+
+void event_put_structured(struct buf *out, const struct event *ev, const struct msg *m) {
+    struct bytes type = m->content_type.n ? m->content_type : BYTES_LIT("application/octet-stream");
+
+    buf_put_char(out, '{');
+    event_each(ev, put_member, out);
+    if (ev->traceparent.n)
+        put_member(out, "traceparent", ev->traceparent);
+    if (ev->tracestate.n)
+        put_member(out, "tracestate", ev->tracestate);
+    put_member(out, "datacontenttype", type);
+    put_data(out, m);
+    buf_put_char(out, '}');
 }

@@ -1,5 +1,5 @@
 /*
- * A message as a CloudEvent (version 1.0, binary mode): the attributes that every protocol carries in its own headers.
+ * A message as a CloudEvent (version 1.0): the attributes that every protocol carries in its own headers.
  * Nothing in it differs between two attempts of one message, but the attempt's number. @thread any
  */
 #pragma once
@@ -20,6 +20,13 @@ void event_of(const struct delivery *d, struct event *ret);
 
 /* Each attribute that is there, by its name without prefix ("id"); specversion included, trace context not. */
 void event_each(const struct event *ev, void (*fn)(void *arg, const char *name, struct bytes value), void *arg);
+
+/*
+ * The whole event in JSON, CloudEvents' structured mode: the body as it is when its content type is JSON and it parses, as a string when
+ * it is text in UTF-8, else in base64. Fails in the buffer.
+ */
+enum { EVENT_BODY_MAX = 32 << 20 };
+void event_put_structured(struct buf *out, const struct event *ev, const struct msg *m);
 
 /* A header value of the HTTP binding: everything but printable ASCII, and space, '"' and '%', percent-encoded. */
 void event_put_percent(struct buf *out, struct bytes value);

@@ -61,26 +61,6 @@ static void on_timer(void *arg) {
     o->env->wake(o->env->wake_arg, o);
 }
 
-static bool text_same(const char *a, const char *b) {
-    return strcmp(a ? a : "", b ? b : "") == 0;
-}
-
-static bool sink_same(const struct sink_conf *a, const struct sink_conf *b) {
-    if (a->kind != b->kind)
-        return false;
-    if (a->kind == SINK_HTTP) {
-        bool headers = a->http.headers && b->http.headers ? json_equal(a->http.headers, b->http.headers)
-                                                          : a->http.headers == b->http.headers;
-        return headers && text_same(a->http.url, b->http.url) && text_same(a->http.secret, b->http.secret) &&
-               a->http.timeout_ms == b->http.timeout_ms && a->http.ack == b->http.ack;
-    }
-    if (a->kind == SINK_RABBITMQ)
-        return text_same(a->rabbitmq.url, b->rabbitmq.url) && text_same(a->rabbitmq.exchange, b->rabbitmq.exchange) &&
-               text_same(a->rabbitmq.routing_key, b->rabbitmq.routing_key) &&
-               a->rabbitmq.timeout_ms == b->rabbitmq.timeout_ms;
-    return true;
-}
-
 /* --- life --- */
 
 static void take_metrics(struct outlet *o) {
@@ -119,7 +99,7 @@ void outlet_update(struct outlet *o, struct topology *t, const struct sub_conf *
     const struct sub_conf *old = topology_sub(o->sink_snapshot, conf->id);
 
     o->conf = conf;
-    if (sink_same(&old->sink, &conf->sink))
+    if (strcmp(old->sink.text, conf->sink.text) == 0)
         return;
     LOG_INFO("forward", "subscription %s: its sink changed", conf->name);
     o->replacing = true;

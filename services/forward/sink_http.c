@@ -1,5 +1,5 @@
 /*
- * HTTP: one POST for each message, the headers those of a CloudEvent in binary mode and of Standard Webhooks.
+ * HTTP: one POST for each message, a CloudEvent in binary or structured mode, with the headers of Standard Webhooks.
  *
  * Every delivery that was taken has a call: with the web client, or in `failed` until the next turn when it could not
  * even be started (no `done` may come from inside `deliver`). Calls are pooled. Who was refused because the client had
@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "forward/event.h"
+#include "forward/http_answer.h"
 #include "store/store.h"
 #include "webclient/signature.h"
 #include "webclient/webclient.h"
@@ -19,7 +20,6 @@ enum {
     LINE_BYTES_MAX = 60 << 10,
     POOL_MAX = 256, /* idle calls kept */
     READY_AGAIN_MS = 20,
-    SHOWN_BYTES = 80, /* of an answer, for people */
 };
 
 struct http_call {
@@ -40,6 +40,7 @@ struct http_sink {
     bool refused, closing;
     struct timer *timer; /* failed calls, or `ready` without a call under way */
     struct buf lines;    /* "Name: value\0Name: value\0" of the request being built */
+    struct buf body;     /* of a structured event, for the request being built */
     size_t starts[LINES_MAX + 1];
     size_t starts_n;
     const char *headers[LINES_MAX + 1];
@@ -120,6 +121,10 @@ static int put_webhook(struct http_sink *s, const struct delivery *d, struct byt
         return 0;
     buf_put_str(&s->lines, "webhook-signature: ");
     int r = webhook_sign(&s->lines, s->conf->http.secret, id, now_s, body);
+    if (r == 0 && s->conf->http.previous_secret[0]) {
+        buf_put_char(&s->lines, ' ');
+        r = webhook_sign(&s->lines, s->conf->http.previous_secret, id, now_s, body);
+    }
     buf_put_char(&s->lines, 0);
     return r;
 }
@@ -144,26 +149,37 @@ static void put_headers(struct http_sink *s, const struct msg *m, bool traced) {
     }
 }
 
-static int build(struct http_sink *s, const struct delivery *d) {
+/* The headers into s->lines and the body, which is the message's own or lives in s->body. */
+static int build(struct http_sink *s, const struct delivery *d, struct bytes *body) {
     const struct msg *m = &d->content->messages[d->n];
     struct event ev;
 
     buf_reset(&s->lines);
+    buf_reset(&s->body);
     s->starts_n = 0;
     event_of(d, &ev);
-    if (!name_is_configured(s, BYTES_LIT("content-type")))
-        line_put(s, BYTES_LIT("Content-Type"),
-                 m->content_type.n ? m->content_type : BYTES_LIT("application/octet-stream"));
-    event_each(&ev, put_attribute, s);
+    *body = m->body;
+    if (s->conf->http.mode == CONTENT_STRUCTURED) {
+        event_put_structured(&s->body, &ev, m);
+        *body = buf_bytes(&s->body);
+        line_str(s, "Content-Type", "application/cloudevents+json");
+    } else {
+        if (!name_is_configured(s, BYTES_LIT("content-type")))
+            line_put(s, BYTES_LIT("Content-Type"),
+                     m->content_type.n ? m->content_type : BYTES_LIT("application/octet-stream"));
+        event_each(&ev, put_attribute, s);
+    }
     if (ev.traceparent.n)
         line_put(s, BYTES_LIT("traceparent"), ev.traceparent);
     if (ev.tracestate.n)
         line_put(s, BYTES_LIT("tracestate"), ev.tracestate);
     put_attempt(s, d->attempt);
-    int r = put_webhook(s, d, m->body);
+    int r = put_webhook(s, d, *body);
     put_headers(s, m, ev.traceparent.n > 0);
     if (r == 0)
         r = buf_error(&s->lines);
+    if (r == 0)
+        r = buf_error(&s->body);
     for (size_t i = 0; r == 0 && i < s->starts_n; i++)
         s->headers[i] = (const char *)s->lines.p + s->starts[i];
     s->headers[s->starts_n] = NULL;
@@ -172,37 +188,11 @@ static int build(struct http_sink *s, const struct delivery *d) {
 
 /* --- the answer --- */
 
-static bool body_is_success(struct bytes b) {
-    while (b.n && isspace(b.p[0]))
-        b.p++, b.n--;
-    while (b.n && isspace(b.p[b.n - 1]))
-        b.n--;
-    return b.n == 7 && strncasecmp((const char *)b.p, "success", 7) == 0;
-}
-
-/* The beginning of a foreign text as one printable line. */
-static void show(char out[SHOWN_BYTES + 1], struct bytes b) {
-    size_t n = MIN(b.n, (size_t)SHOWN_BYTES);
-
-    for (size_t i = 0; i < n; i++)
-        out[i] = b.p[i] >= 0x20 && b.p[i] < 0x7f ? (char)b.p[i] : ' ';
-    out[n] = 0;
-}
-
 static void judge_answer(struct http_sink *s, struct delivery *d, const struct web_response *resp) {
-    bool ok = resp->status >= 200 && resp->status < 300;
-    char text[SHOWN_BYTES + 1], error[160];
+    char why[HTTP_ANSWER_TEXT];
+    enum sink_verdict v = http_answer_judge(s->conf, resp->status, resp->body, why);
 
-    if (ok && (s->conf->http.ack != ACK_BODY_SUCCESS || body_is_success(resp->body))) {
-        sink_done(&s->sink, d, SINK_OK, false, -1, NULL);
-        return;
-    }
-    show(text, resp->body);
-    snprintf(error, sizeof(error), "%sstatus %d: %s", ok ? "not acknowledged: " : "", resp->status, text);
-    if (resp->status == 410)
-        sink_done(&s->sink, d, SINK_REJECT, false, -1, error);
-    else
-        sink_done(&s->sink, d, SINK_RETRY, false, resp->retry_after_ms, error);
+    sink_done(&s->sink, d, v, false, v == SINK_RETRY ? resp->retry_after_ms : -1, v == SINK_OK ? NULL : why);
 }
 
 /* Before the request was sent, nobody can have it; in all other cases somebody may. */
@@ -307,12 +297,11 @@ static int http_deliver(struct sink *sink, struct delivery *d) {
     if (!c)
         return refuse(s);
     c->delivery = d;
-    c->code = build(s, d);
+    struct bytes body;
+    c->code = build(s, d, &body);
     if (c->code == 0) {
-        struct web_request r = {.url = s->conf->http.url,
-                                .body = d->content->messages[d->n].body,
-                                .headers = s->headers,
-                                .timeout_ms = s->conf->http.timeout_ms};
+        struct web_request r = {
+            .url = s->conf->http.url, .body = body, .headers = s->headers, .timeout_ms = s->conf->http.timeout_ms};
         c->code = webclient_post(s->web, &r, on_response, c, &c->web);
     }
     if (c->code > 0) {
@@ -338,6 +327,7 @@ static void http_close(struct sink *sink) {
         mem_free(LIST_ENTRY(e, struct http_call, link));
     }
     buf_deinit(&s->lines);
+    buf_deinit(&s->body);
     mem_free(s);
 }
 
@@ -359,6 +349,7 @@ int sink_http_new(const struct sink_env *env, const struct sink_owner *o, struct
     list_init(&s->failed);
     list_init(&s->idle);
     buf_init(&s->lines, LINE_BYTES_MAX);
+    buf_init(&s->body, EVENT_BODY_MAX);
     *ret = &s->sink;
     return 0;
 }

@@ -122,7 +122,8 @@ static json_t *hide_password(const char *url) {
 }
 
 static int redact(json_t *j, bool all) {
-    static const char *const secrets[] = {"secret", "secret_key", "secretKey", "token", "password", NULL};
+    static const char *const secrets[] = {"secret",    "previous_secret", "previousSecret", "secret_key",
+                                          "secretKey", "token",           "password",       NULL};
     static const char *const maps[] = {"headers", "properties", NULL};
     const char *key;
     json_t *v;

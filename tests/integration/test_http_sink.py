@@ -1,5 +1,6 @@
 """HTTP deliveries: what a request looks like, what is taken for an acknowledgement, when it is tried again."""
 
+import json
 import re
 
 import pytest
@@ -163,6 +164,81 @@ def test_body_success_mode(world, client, sink):
     client.publish([message(topic)], tx=tx)
     world.wait_delivery(tx, topic, DELIVERED)
     assert len(sink.of(tx)) == len(no) + 1
+
+
+def test_json_field_mode(world, client, sink):
+    """Only 2xx with the declared value in the declared place acknowledges."""
+    topic, tx = world.unique("t"), uuid7()
+    world.apply(topics=[topic], producers=["shop"], subscriptions=[subscription(topic, topic, {"http": {
+        "url": sink.url("/"), "ack_mode": "HTTP_ACK_MODE_JSON_FIELD", "ack_field": "result.code", "ack_value": "0"}})])
+    no = [Reply(200, b""), Reply(200, b'{"result": {"code": 7}}'), Reply(500, b'{"result": {"code": 0}}')]
+    sink.on(f"{tx}-0", *no, Reply(200, b'{"result": {"code": 0}}'))
+    client.publish([message(topic)], tx=tx)
+    world.wait_delivery(tx, topic, DELIVERED)
+    assert len(sink.of(tx)) == len(no) + 1
+
+
+def test_declared_statuses_are_never_tried_again(world, client, sink):
+    topic, refused, failed = world.unique("t"), uuid7(), uuid7()
+    world.apply(topics=[topic], producers=["shop"], subscriptions=[subscription(topic, topic, {"http": {
+        "url": sink.url("/"), "reject_statuses": [400, 422]}})])
+    sink.on(f"{refused}-0", Reply(422, b"no such order"))
+    sink.on(f"{failed}-0", Reply(421), Reply(200))
+    for tx in (refused, failed):
+        client.publish([message(topic)], tx=tx)
+    delivery = world.wait_delivery(refused, topic, DEAD)
+    assert delivery.attempts == 1 and "422: no such order" in delivery.last_error
+    world.wait_delivery(failed, topic, DELIVERED)
+
+
+def test_structured_mode(world, client, sink):
+    secret = webhook.new_secret()
+    topic, tx = world.unique("t"), uuid7()
+    world.apply(topics=[topic], producers=["shop"], subscriptions=[subscription(topic, topic, {"http": {
+        "url": sink.url("/"), "content_mode": "HTTP_CONTENT_MODE_STRUCTURED", "secret": secret}})])
+    client.publish([message(topic, b'{"total": 12}', content_type="application/json", headers={"colour": "blue"}),
+                    message(topic, b"\x00")], tx=tx, business_key="order-1")
+    first, second = sink.wait_for(tx, 0)[0], sink.wait_for(tx, 1)[0]
+    event = json.loads(first.body)
+    assert (event["id"], event["type"], event["subject"], event["data"]) == (f"{tx}.0", topic, "order-1", {"total": 12})
+    assert json.loads(second.body)["data_base64"] == "AA=="
+    assert first.headers["content-type"] == "application/cloudevents+json" and first.headers["colour"] == "blue"
+    assert not [name for name in first.headers if name.startswith("ce-")]
+    assert webhook.verify(secret, first.headers, first.body)
+
+
+def test_secret_rotation(world, client, sink):
+    """While both secrets are declared, a consumer with either of them verifies the request."""
+    old, new = webhook.new_secret(), webhook.new_secret()
+    topic = world.unique("t")
+
+    def declare(**secrets):
+        world.apply(topics=[topic], producers=["shop"],
+                    subscriptions=[subscription(topic, topic, {"http": {"url": sink.url("/"), **secrets}})])
+
+    def verified():
+        request = sink.wait_for(publish(client, topic))[0]
+        return [webhook.verify(secret, request.headers, request.body) for secret in (old, new)]
+
+    for declared, expected in [({"secret": old}, [True, False]), ({"secret": new, "previous_secret": old}, [True, True]),
+                               ({"secret": new}, [False, True])]:
+        declare(**declared)
+        wait_until(lambda: verified() == expected, 10, f"requests signed as declared: {declared}")
+    declare(secret=new, previous_secret=old)
+    exported = json.dumps(world.ctl.json("export"))
+    assert old not in exported and new not in exported
+
+
+def test_intervals(world, client, sink):
+    """Explicit intervals: as many repeats as there are, then a dead letter."""
+    sink.reply = Reply(500)
+    topic = world.unique("t")
+    world.apply(topics=[topic], producers=["shop"],
+                subscriptions=[subscription(topic, topic, sink, retry={"intervals": ["50ms", "10ms", "400ms"]})])
+    tx = publish(client, topic)
+    assert world.wait_delivery(tx, topic, DEAD).attempts == 4
+    at = [r.at for r in sink.of(tx)]
+    assert len(at) == 4 and at[1] - at[0] >= 0.05 and at[3] - at[2] >= 0.4
 
 
 def test_retry_after_is_kept(world, client, sink):

@@ -357,6 +357,59 @@ static void test_sub_values(void **state) {
     assert_int_equal(s->sink.rabbitmq.timeout_ms, 600000);
 }
 
+static void test_sub_schedules(void **state) {
+    struct topology *t = *state;
+    const struct sub_conf *s;
+
+    added(t, SUB, 1, "a", "{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"retry\": {\"schedule\": \"alipay\"}}");
+    s = topology_sub(t, 1);
+    assert_int_equal(s->backoff.list_n, 7);
+    assert_int_equal(s->max_attempts, 8);
+    assert_int_equal(s->max_age_ms, 365 * 86400000ll);
+    const int64_t minutes[] = {4, 10, 10, 60, 120, 360, 900, 900};
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(backoff_delay_ms(&s->backoff, i + 1, 0.9), minutes[i] * 60000);
+    assert_int_equal(backoff_delay_ms(&s->backoff, 0, 0.9), 240000);
+
+    added(t, SUB, 2, "b",
+          "{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"retry\": {\"schedule\": \"standard\","
+          "\"max_attempts\": 3, \"max_age\": \"1h\"}}");
+    s = topology_sub(t, 2);
+    assert_int_equal(backoff_delay_ms(&s->backoff, 1, 0), 5000);
+    assert_int_equal(backoff_delay_ms(&s->backoff, 9, 0), 86400000);
+    assert_int_equal(s->max_attempts, 3);
+    assert_int_equal(s->max_age_ms, 3600000);
+
+    added(t, SUB, 3, "c",
+          "{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"retry\": {\"intervals\": [\"1s\", \"20ms\"],"
+          "\"jitter\": 0.2}}");
+    s = topology_sub(t, 3);
+    assert_int_equal(s->max_attempts, 3);
+    assert_int_equal(backoff_delay_ms(&s->backoff, 1, 0.5), 1000);
+    assert_int_equal(backoff_delay_ms(&s->backoff, 1, 0), 800);
+    assert_int_equal(backoff_delay_ms(&s->backoff, 2, 0.5), 20);
+    assert_int_equal(backoff_delay_ms(&s->backoff, 99, 0.5), 20);
+}
+
+static void test_sub_http(void **state) {
+    struct topology *t = *state;
+    const struct sub_conf *s;
+
+    added(t, SUB, 1, "a",
+          "{\"topic\": \"t\", \"sink\": {\"http\": {\"url\": \"http://a\","
+          "\"secret\": \"whsec_MDEyMzQ1Njc4OWFiY2RlZg==\", \"previous_secret\": \"whsec_MTEyMzQ1Njc4OWFiY2RlZg==\","
+          "\"ack_mode\": \"HTTP_ACK_MODE_JSON_FIELD\", \"ack_field\": \"result.code\", \"ack_value\": \"0\","
+          "\"content_mode\": \"HTTP_CONTENT_MODE_STRUCTURED\", \"reject_statuses\": [422, 400]}}}");
+    s = topology_sub(t, 1);
+    assert_int_equal(s->sink.http.ack, ACK_JSON_FIELD);
+    assert_string_equal(s->sink.http.ack_field, "result.code");
+    assert_string_equal(s->sink.http.ack_value, "0");
+    assert_int_equal(s->sink.http.mode, CONTENT_STRUCTURED);
+    assert_int_equal(s->sink.http.rejects_n, 2);
+    assert_int_equal(s->sink.http.rejects[1], 400);
+    assert_string_equal(s->sink.http.previous_secret, "whsec_MTEyMzQ1Njc4OWFiY2RlZg==");
+}
+
 static void test_sub_refusals(void **state) {
     static const struct {
         const char *spec, *why;
@@ -377,7 +430,32 @@ static void test_sub_refusals(void **state) {
         {"{\"topic\": \"t\", \"sink\": {\"discard\": {\"x\": 1}}}", "sink.discard.x is not a known member"},
         {"{\"topic\": \"t\", \"sink\": {\"http\": {}}}", "sink.http.url is required"},
         {"{\"topic\": \"t\", \"sink\": {\"http\": {\"url\": \"http://a\", \"ack_mode\": \"ANY\"}}}",
-         "sink.http.ack_mode must be HTTP_ACK_MODE_STATUS_2XX or HTTP_ACK_MODE_BODY_SUCCESS"},
+         "sink.http.ack_mode must be HTTP_ACK_MODE_STATUS_2XX or HTTP_ACK_MODE_BODY_SUCCESS or "
+         "HTTP_ACK_MODE_JSON_FIELD"},
+        {"{\"topic\": \"t\", \"sink\": {\"http\": {\"url\": \"http://a\", \"ack_field\": \"a\"}}}",
+         "sink.http.ack_field belongs to ack_mode HTTP_ACK_MODE_JSON_FIELD, which needs it"},
+        {"{\"topic\": \"t\", \"sink\": {\"http\": {\"url\": \"http://a\", \"ack_mode\": "
+         "\"HTTP_ACK_MODE_JSON_FIELD\"}}}",
+         "sink.http.ack_field belongs to ack_mode HTTP_ACK_MODE_JSON_FIELD, which needs it"},
+        {"{\"topic\": \"t\", \"sink\": {\"http\": {\"url\": \"http://a\", \"ack_value\": \"0\"}}}",
+         "sink.http.ack_value needs an ack_field"},
+        {"{\"topic\": \"t\", \"sink\": {\"http\": {\"url\": \"http://a\","
+         "\"previous_secret\": \"whsec_MDEyMzQ1Njc4OWFiY2RlZg==\"}}}",
+         "sink.http.previous_secret needs a secret"},
+        {"{\"topic\": \"t\", \"sink\": {\"http\": {\"url\": \"http://a\", \"reject_statuses\": [422, 200]}}}",
+         "sink.http.reject_statuses[1] must be a status of 300 to 599"},
+        {"{\"topic\": \"t\", \"sink\": {\"http\": {\"url\": \"http://a\", \"reject_statuses\": 422}}}",
+         "sink.http.reject_statuses must be a list"},
+        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"retry\": {\"schedule\": \"daily\"}}",
+         "retry.schedule must be standard or alipay"},
+        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"retry\": {\"schedule\": \"alipay\", \"max\": \"1h\"}}",
+         "retry.schedule, retry.intervals, and retry.initial, factor, max exclude each other"},
+        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"retry\": {\"intervals\": []}}",
+         "retry.intervals must be a list of 1 to 64 durations"},
+        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"retry\": {\"intervals\": [\"1s\", \"31d\"]}}",
+         "retry.intervals[1] is 31d, the limit is 10ms..720h"},
+        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"retry\": {\"intervals\": [null]}}",
+         "retry.intervals[0] must be a duration such as \"10s\""},
         {"{\"topic\": \"t\", \"sink\": {\"http\": {\"url\": \"http://a\", \"timeout\": \"11m\"}}}",
          "sink.http.timeout is 11m, the limit is 100ms..10m"},
         {"{\"topic\": \"t\", \"sink\": {\"http\": {\"url\": \"http://a\", \"headers\": {\"a\": 1}}}}",
@@ -392,8 +470,9 @@ static void test_sub_refusals(void **state) {
          "sink.rabbitmq.exchange holds a control character"},
         {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"retry\": {\"max_attempts\": 0}}",
          "retry.max_attempts is 0, the limit is 1..1000"},
-        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"retry\": {\"jitter\": 1}}",
-         "retry.jitter is not a known member"},
+        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"retry\": {\"jitter\": 1.5}}",
+         "retry.jitter is 1.5, the limit is 0..1"},
+        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"retry\": {\"pause\": 1}}", "retry.pause is not a known member"},
         {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"retry\": {\"factor\": 101}}",
          "retry.factor is 101, the limit is 1..100"},
         {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"retry\": {\"initial\": \"9ms\"}}",
@@ -493,6 +572,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_sub_defaults, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sub_values, setup, teardown),
         cmocka_unit_test(test_sub_refusals),
+        cmocka_unit_test_setup_teardown(test_sub_schedules, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_sub_http, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many, setup, teardown),
         cmocka_unit_test(test_references),
         cmocka_unit_test(test_no_memory),

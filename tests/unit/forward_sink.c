@@ -4,6 +4,7 @@
  */
 #include "forward/sink.h"
 
+#include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "forward/event.h"
@@ -221,11 +222,53 @@ static void test_event(void **state) {
     tx_content_unref(c);
 }
 
+static void structured(struct msg m, const char *key, const char *data) {
+    struct uuid id = {0};
+    CLEANUP_BUF struct buf got;
+    struct event ev;
+    CLEANUP_JSON json_t *j = NULL;
+
+    m.topic = BYTES_LIT("orders");
+    m.key = bytes_str(key);
+    uuid_v7_make(1700000000123, &id);
+    struct tx_content *c =
+        tx_content_new(&id, BYTES_LIT("shop"), BYTES_LIT("o \"1\""), BYTES_LIT("00-aa-bb-01\nv=1"), 0, &m, 1);
+    struct delivery d = {.content = c};
+    buf_init(&got, EVENT_BODY_MAX);
+    event_of(&d, &ev);
+    event_put_structured(&got, &ev, &c->messages[0]);
+    assert_int_equal(buf_error(&got), 0);
+    j = json_parse(buf_bytes(&got), NULL);
+    assert_non_null(j);
+    assert_string_equal(json_string_value(json_object_get(j, "specversion")), "1.0");
+    assert_string_equal(json_string_value(json_object_get(j, "subject")), "o \"1\"");
+    assert_string_equal(json_string_value(json_object_get(j, "traceparent")), "00-aa-bb-01");
+    assert_string_equal(json_string_value(json_object_get(j, "partitionkey")), strcmp(key, "\xff") ? key : "%FF");
+    assert_non_null(strstr(buf_str(&got), data));
+    tx_content_unref(c);
+}
+
+static void test_structured(void **state) {
+    structured((struct msg){.body = BYTES_LIT("{\"a\": [1]}"), .content_type = BYTES_LIT("application/json")}, "k",
+               "\"datacontenttype\":\"application/json\",\"data\":{\"a\": [1]}}");
+    structured((struct msg){.body = BYTES_LIT("{\"a\": [1]}"), .content_type = BYTES_LIT("application/x+JSON ; v=1")},
+               "k", "\"data\":{\"a\": [1]}}");
+    structured((struct msg){.body = BYTES_LIT("{\"a\": 1"), .content_type = BYTES_LIT("application/json")}, "k",
+               "\"data_base64\":\"eyJhIjogMQ==\"}");
+    structured((struct msg){.body = BYTES_LIT("hi \"you\""), .content_type = BYTES_LIT("text/plain")}, "\xff",
+               "\"data\":\"hi \\\"you\\\"\"}");
+    structured((struct msg){.body = BYTES_LIT("\xff"), .content_type = BYTES_LIT("text/plain")}, "k",
+               "\"data_base64\":\"/w==\"}");
+    structured((struct msg){.body = BYTES_LIT("")}, "k",
+               "\"datacontenttype\":\"application/octet-stream\",\"data_base64\":\"\"}");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_discard),    cmocka_unit_test(test_log),
         cmocka_unit_test(test_close),      cmocka_unit_test(test_discard_allocates_nothing),
         cmocka_unit_test(test_message_id), cmocka_unit_test(test_event),
+        cmocka_unit_test(test_structured),
     };
     return cmocka_run_group_tests_name("forward_sink", tests, NULL, NULL);
 }
