@@ -36,19 +36,6 @@ static char *opt(const struct ctl *c, const char *name) {
     return (char *)(uintptr_t)(v ? v : "");
 }
 
-static char *actor(const struct ctl *c) {
-    const char *v = args_get(&c->args, "--actor");
-    if (!v)
-        v = getenv("USER");
-    return (char *)(uintptr_t)(v && *v ? v : "txmsgctl");
-}
-
-static int limit(const struct ctl *c, int32_t *ret) {
-    const char *v = args_get(&c->args, "--limit");
-    *ret = v ? (int32_t)strtol(v, NULL, 10) : 50;
-    return *ret > 0 ? CTL_OK : ctl_usage("--limit must be a positive number");
-}
-
 static int cmd_apply(struct ctl *c) {
     const char *path = args_get(&c->args, "-f");
     struct errmsg e = ERRMSG_NULL;
@@ -69,7 +56,7 @@ static int cmd_apply(struct ctl *c) {
     q.topology = (Txmsg__V1__Topology *)topology;
     q.validate_only = args_has(&c->args, "--dry-run");
     q.prune = args_has(&c->args, "--prune");
-    q.actor = actor(c);
+    q.actor = ctl_actor(c);
     const ProtobufCMessage *r;
     int code = ctl_call(c, SERVICE "ApplyTopology", &q.base, &txmsg__v1__apply_topology_response__descriptor, &r);
     if (code != CTL_OK || !r)
@@ -119,16 +106,14 @@ static int cmd_dead_list(struct ctl *c) {
     txmsg__v1__list_dead_letters_request__init(&q);
     fill_filter(c, &f);
     q.filter = &f;
-    int code = limit(c, &q.page_size);
+    int code = ctl_limit(c, &q.page_size);
     if (code == CTL_OK)
         code = ctl_call(c, SERVICE "ListDeadLetters", &q.base, &txmsg__v1__list_dead_letters_response__descriptor, &r);
     if (code != CTL_OK || !r)
         return code;
     const Txmsg__V1__ListDeadLettersResponse *resp = (const Txmsg__V1__ListDeadLettersResponse *)r;
     print_letters(c, resp->dead_letters, resp->n_dead_letters);
-    if (*resp->next_page_token)
-        fprintf(stderr, "there are more; narrow the filter or raise --limit (at most 1000)\n");
-    return CTL_OK;
+    return ctl_more(resp->next_page_token);
 }
 
 static int cmd_dead_show(struct ctl *c) {
@@ -168,7 +153,7 @@ static int cmd_dead_redrive(struct ctl *c) {
     q.n_names = (size_t)c->args.words_n;
     q.force = args_has(&c->args, "--force") || c->args.words_n > 0; /* names are explicit enough */
     q.reason = opt(c, "--reason");
-    q.actor = actor(c);
+    q.actor = ctl_actor(c);
     int code =
         ctl_call(c, SERVICE "RedriveDeadLetters", &q.base, &txmsg__v1__redrive_dead_letters_response__descriptor, &r);
     if (code != CTL_OK || !r)
@@ -194,7 +179,7 @@ static int cmd_stuck_list(struct ctl *c) {
     txmsg__v1__stuck_filter__init(&f);
     f.producer = opt(c, "--producer");
     q.filter = &f;
-    int code = limit(c, &q.page_size);
+    int code = ctl_limit(c, &q.page_size);
     if (code == CTL_OK)
         code = ctl_call(c, SERVICE "ListStuck", &q.base, &txmsg__v1__list_stuck_response__descriptor, &r);
     if (code != CTL_OK || !r)
@@ -230,7 +215,7 @@ static int cmd_stuck_resolve(struct ctl *c) {
         return ctl_usage("--reason is required: it is kept with the decision");
     q.transaction_id = (char *)(uintptr_t)c->args.words[0];
     q.reason = opt(c, "--reason");
-    q.actor = actor(c);
+    q.actor = ctl_actor(c);
     int code = ctl_call(c, SERVICE "ResolveStuck", &q.base, &txmsg__v1__resolve_stuck_response__descriptor, &r);
     if (code == CTL_OK && r) {
         const Txmsg__V1__TransactionStatus *s = ((const Txmsg__V1__ResolveStuckResponse *)r)->status;

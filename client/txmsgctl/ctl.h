@@ -75,7 +75,10 @@ void ctl_print_json(const ProtobufCMessage *m);
 const char *ctl_time(struct ctl *c, const void *timestamp);
 /* "prepared" of a descriptor's value TRANSACTION_STATE_PREPARED. */
 const char *ctl_enum(struct ctl *c, const ProtobufCEnumDescriptor *d, int value);
-char *ctl_text(struct ctl *c, const char *s); /* control characters as '.', for terminals */
+char *ctl_text(struct ctl *c, const char *s);     /* control characters as '.', for terminals */
+char *ctl_actor(const struct ctl *c);             /* --actor, or the login name */
+int ctl_limit(const struct ctl *c, int32_t *ret); /* --limit; CTL_OK or CTL_USAGE */
+int ctl_more(const char *next_page_token);        /* tells people that there are more; CTL_OK */
 /* The content of a file, "-" = standard input; NULL after printing why. */
 const char *ctl_read_file(struct ctl *c, const char *path, size_t *ret_n);
 
@@ -87,4 +90,4 @@ struct ctl_command {
     const struct ctl_option *options;
     int (*run)(struct ctl *c);
 };
-extern const struct ctl_command message_commands[], admin_commands[], migrate_commands[];
+extern const struct ctl_command message_commands[], admin_commands[], object_commands[], migrate_commands[];

@@ -151,6 +151,25 @@ char *ctl_text(struct ctl *c, const char *s) {
     return t;
 }
 
+char *ctl_actor(const struct ctl *c) {
+    const char *v = args_get(&c->args, "--actor");
+    if (!v)
+        v = getenv("USER");
+    return (char *)(uintptr_t)(v && *v ? v : "txmsgctl");
+}
+
+int ctl_limit(const struct ctl *c, int32_t *ret) {
+    const char *v = args_get(&c->args, "--limit");
+    *ret = v ? (int32_t)strtol(v, NULL, 10) : 50;
+    return *ret > 0 ? CTL_OK : ctl_usage("--limit must be a positive number");
+}
+
+int ctl_more(const char *next_page_token) {
+    if (*next_page_token)
+        fprintf(stderr, "there are more; narrow the filter or raise --limit (at most 1000)\n");
+    return CTL_OK;
+}
+
 const char *ctl_read_file(struct ctl *c, const char *path, size_t *ret_n) {
     FILE *f = strcmp(path, "-") ? fopen(path, "rb") : stdin;
     if (!f) {

@@ -15,10 +15,11 @@ struct admin_service {
     void (*applied)(void *arg);
     void *arg;
     struct rpc_server *rpc;
+    struct loop *loop;
     struct mailbox *jobs;
     struct reader *reader;
     struct lane *lane;
-    struct rpc_method methods[8];
+    struct rpc_method methods[32];
     size_t methods_n;
 };
 
@@ -58,3 +59,14 @@ void admin_get_dead(struct rpc_call *call, void *service);
 void admin_redrive(struct rpc_call *call, void *service);
 void admin_list_stuck(struct rpc_call *call, void *service);
 void admin_resolve(struct rpc_call *call, void *service);
+void admin_get_topic(struct rpc_call *call, void *service);
+void admin_get_producer(struct rpc_call *call, void *service);
+void admin_get_subscription(struct rpc_call *call, void *service);
+void admin_list_topics(struct rpc_call *call, void *service);
+void admin_list_producers(struct rpc_call *call, void *service);
+void admin_list_subscriptions(struct rpc_call *call, void *service);
+void admin_pause(struct rpc_call *call, void *service);
+void admin_resume(struct rpc_call *call, void *service);
+void admin_list_audit(struct rpc_call *call, void *service);
+/* topology.c: the stored object as its message of the contract, secrets masked; NULL = out of memory */
+ProtobufCMessage *admin_object(struct arena *a, const struct topo_object *o);

@@ -127,6 +127,15 @@ int admin_service_new(struct store *s, void (*applied)(void *arg), void *arg, st
         METHOD("RedriveDeadLetters", redrive_dead_letters, admin_redrive),
         METHOD("ListStuck", list_stuck, admin_list_stuck),
         METHOD("ResolveStuck", resolve_stuck, admin_resolve),
+        METHOD("GetTopic", get_topic, admin_get_topic),
+        METHOD("ListTopics", list_topics, admin_list_topics),
+        METHOD("GetProducer", get_producer, admin_get_producer),
+        METHOD("ListProducers", list_producers, admin_list_producers),
+        METHOD("GetSubscription", get_subscription, admin_get_subscription),
+        METHOD("ListSubscriptions", list_subscriptions, admin_list_subscriptions),
+        METHOD("PauseSubscription", pause_subscription, admin_pause),
+        METHOD("ResumeSubscription", resume_subscription, admin_resume),
+        METHOD("ListAudit", list_audit, admin_list_audit),
 #undef METHOD
     };
     memcpy(a->methods, methods, sizeof(methods));
@@ -149,6 +158,7 @@ void admin_service_rpc(struct admin_service *a, struct rpc_server *rpc) {
 }
 
 int admin_service_attach(struct admin_service *a, struct loop *l, struct reader *r) {
+    a->loop = l;
     a->reader = r;
     return mailbox_new(l, JOBS_MAX, receive, a, &a->jobs);
 }

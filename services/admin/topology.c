@@ -250,7 +250,7 @@ static const ProtobufCMessageDescriptor *descriptor_of(enum topo_kind k) {
                                 : &txmsg__v1__subscription__descriptor;
 }
 
-static ProtobufCMessage *parse_object(struct arena *a, const struct topo_object *o) {
+ProtobufCMessage *admin_object(struct arena *a, const struct topo_object *o) {
     CLEANUP_JSON json_t *stored = json_parse(bytes_str(o->spec), NULL);
     CLEANUP_JSON json_t *j = stored ? topo_redact(stored) : NULL;
     ProtobufCMessage *m = NULL;
@@ -276,7 +276,7 @@ static void on_exported(void *arg, int code, const struct topo_object *objects, 
         t->subscriptions = (Txmsg__V1__Subscription **)(rows + 2 * n);
         bool ok = true;
         for (size_t i = 0; ok && i < n; i++) {
-            ProtobufCMessage *m = parse_object(a, &objects[i]);
+            ProtobufCMessage *m = admin_object(a, &objects[i]);
             ok = m != NULL;
             if (objects[i].kind == TOPO_TOPIC)
                 t->topics[t->n_topics++] = (Txmsg__V1__Topic *)m;

@@ -169,6 +169,12 @@ int topology_add_sub(struct topology *t, int32_t id, const char *name, const jso
     return 0;
 }
 
+void topology_pause_sub(struct topology *t, int32_t id) {
+    for (int i = 0; i < t->subs_n; i++)
+        if (t->subs[i].id == id)
+            t->subs[i].paused = true;
+}
+
 const struct topic_conf *topology_topic(const struct topology *t, struct bytes name) {
     uint64_t hash = name_hash(name);
 

@@ -38,7 +38,7 @@ struct topic_conf {
 enum sink_kind { SINK_DISCARD = 1, SINK_LOG, SINK_HTTP, SINK_RABBITMQ };
 enum ack_mode { ACK_STATUS_2XX = 1, ACK_BODY_SUCCESS = 2, ACK_JSON_FIELD = 3 };
 enum content_mode { CONTENT_BINARY = 1, CONTENT_STRUCTURED = 2 };
-enum { POLICY_REJECTS_MAX = 32, POLICY_INTERVALS_MAX = 64 };
+enum { POLICY_REJECTS_MAX = 32, POLICY_INTERVALS_MAX = 64, POLICY_FILTER_MAX = 16 };
 
 struct sink_conf {
     enum sink_kind kind;
@@ -70,6 +70,12 @@ struct sub_conf {
     int max_attempts;       /* default 16; of a list its length + 1 */
     int64_t max_age_ms;     /* since the first failure; default 24 h; of a list 365 d */
     int concurrency;        /* deliveries in flight per worker; default 256 */
+    int rate;               /* attempts per second over all workers; 0 = no limit */
+    bool paused;            /* starts nothing */
+    struct {
+        const char *name, *value;
+    } filter[POLICY_FILTER_MAX]; /* headers that a message must have */
+    int filter_n;                /* 0 = every message of the topic */
 };
 
 struct topology {
@@ -93,6 +99,7 @@ void topology_unref(struct topology *t); /* NULL allowed. @thread any */
 int topology_add_topic(struct topology *t, const char *name, const json_t *spec, struct errmsg *e) MUSTCHECK;
 int topology_add_producer(struct topology *t, const char *name, const json_t *spec, struct errmsg *e) MUSTCHECK;
 int topology_add_sub(struct topology *t, int32_t id, const char *name, const json_t *spec, struct errmsg *e) MUSTCHECK;
+void topology_pause_sub(struct topology *t, int32_t id); /* before anybody shares the snapshot */
 
 const struct topic_conf *topology_topic(const struct topology *t, struct bytes name);       /* NULL = unknown */
 const struct producer_conf *topology_producer(const struct topology *t, struct bytes name); /* NULL = unknown */

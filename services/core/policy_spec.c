@@ -54,13 +54,15 @@ static const struct member sub_members[] = {
     {"retry", MEMBER_NESTED},
     {"concurrency", MEMBER_INT, SUB(concurrency), 1, 4096, 256},
     {"start_from", MEMBER_ABOUT, .max = 64}, /* of its creation: the store's */
-    {"rate", MEMBER_LATER},
+    {"rate", MEMBER_INT, SUB(rate), 0, 1000000, 0},
     {"ordering", MEMBER_LATER, .words = only_unordered},
-    {"filter", MEMBER_LATER},
+    {"filter", MEMBER_NESTED},
     {"state", MEMBER_ABOUT, .max = 64},
     {"create_time", MEMBER_ABOUT, .max = 64},
     {NULL},
 };
+
+static const struct member filter_members[] = {{"headers", MEMBER_NESTED}, {NULL}};
 
 static const struct member retry_members[] = {
     {"initial", MEMBER_MS, SUB(backoff.initial_ms), 10, 1 * DAY, 1 * SECOND},
@@ -358,6 +360,32 @@ static int read_schedule(const struct spec *s, const char *name, struct backoff 
     return err_set(s->e, -EINVAL, "%sschedule must be standard or alipay", s->path);
 }
 
+static int read_filter(const struct spec *s, const json_t *filter, struct sub_conf *out) {
+    const json_t *headers = member_of(filter, "headers");
+    const char *name;
+    json_t *value;
+    char none;
+    int r = read_members(s, filter_members, filter, &none);
+
+    out->filter_n = 0;
+    if (r < 0 || !headers)
+        return r;
+    if (!json_is_object(headers) || json_object_size(headers) > POLICY_FILTER_MAX)
+        return err_set(s->e, -EINVAL, "%sheaders must be an object of at most %d strings", s->path, POLICY_FILTER_MAX);
+    json_object_foreach ((json_t *)headers, name, value) {
+        int i = out->filter_n++;
+        if (!text_of(value))
+            return err_set(s->e, -EINVAL, "%sheaders must be an object of at most %d strings", s->path,
+                           POLICY_FILTER_MAX);
+        r = keep_text(s, "headers", name, &out->filter[i].name);
+        if (r == 0)
+            r = keep_text(s, "headers", text_of(value), &out->filter[i].value);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
 /* Growth, a named schedule, or a list; each with defaults of its own. */
 static int read_retry(const struct spec *s, const json_t *retry, struct sub_conf *out) {
     const json_t *schedule = member_of(retry, "schedule"), *list = member_of(retry, "intervals");
@@ -382,7 +410,7 @@ static int read_retry(const struct spec *s, const json_t *retry, struct sub_conf
 }
 
 int spec_sub(const char *name, const json_t *spec, struct arena *a, struct sub_conf *out, struct errmsg *e) {
-    const struct spec top = {a, e, ""}, s = {a, e, "retry."};
+    const struct spec top = {a, e, ""}, s = {a, e, "retry."}, f = {a, e, "filter."};
     const char *topic = text_of(member_of(spec, "topic"));
     struct violation v;
     int r = check_names(&top, name, spec);
@@ -397,5 +425,8 @@ int spec_sub(const char *name, const json_t *spec, struct arena *a, struct sub_c
         r = keep_text(&top, "topic", topic, &out->topic);
     if (r == 0)
         r = read_retry(&s, member_of(spec, "retry"), out);
+    if (r == 0)
+        r = read_filter(&f, member_of(spec, "filter"), out);
+    out->paused = false;
     return r < 0 ? r : read_sink(&top, member_of(spec, "sink"), &out->sink);
 }

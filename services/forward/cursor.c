@@ -131,14 +131,28 @@ static int start(struct sub_cursor *c, const struct tail_item *item, uint16_t n)
     return 0;
 }
 
+static bool has_header(const struct msg *m, const char *name, const char *value) {
+    for (uint32_t i = 0; i < m->headers_n; i++)
+        if (bytes_eq_str(m->headers[i].name, name))
+            return bytes_eq_str(m->headers[i].value, value);
+    return false;
+}
+
+static bool passes(const struct sub_conf *conf, const struct msg *m) {
+    for (int i = 0; i < conf->filter_n; i++)
+        if (!has_header(m, conf->filter[i].name, conf->filter[i].value))
+            return false;
+    return true;
+}
+
 /* The messages of a transaction from `first` on that are ours. 0 = all handled; 1 = not now, go on at c->read. */
 static int start_all(struct sub_cursor *c, const struct tail_item *item, uint32_t first) {
     const char *topic = c->outlet->conf->topic;
     size_t topic_n = strlen(topic);
 
     for (uint32_t n = first; n < item->content->messages_n; n++) {
-        const struct bytes *t = &item->content->messages[n].topic;
-        if (t->n != topic_n || memcmp(t->p, topic, topic_n) != 0)
+        const struct msg *m = &item->content->messages[n];
+        if (m->topic.n != topic_n || memcmp(m->topic.p, topic, topic_n) != 0 || !passes(c->outlet->conf, m))
             continue;
         if (start(c, item, (uint16_t)n) != 0) {
             c->read = (struct lane_pos){item->pos.seq, item->pos.index + (int32_t)n};
@@ -167,7 +181,8 @@ void cursor_pump(struct sub_cursor *c) {
         c->stands_at_us = item.at_us;
         c->blocked = item.content && start_all(c, &item, first) != 0;
         if (c->blocked) {
-            if (c->outlet->breaker.open) /* it may stand here for long: its memory is for others */
+            if (c->outlet->breaker.open ||
+                c->outlet->conf->paused) /* it may stand here for long: its memory is for others */
                 tail_release(c->feed->tail, &c->reader);
             return;
         }

@@ -20,6 +20,7 @@ struct forward_env {
     struct parcel_pool pool;
     bool allowed, draining;
     uint32_t in_flight;                        /* at all sinks together */
+    int sharers;                               /* workers that share a subscription's rate, this one included */
     void (*wake)(void *arg, struct outlet *o); /* it has something to do: served at the next turn of the loop */
     void *wake_arg;
     struct metric_family *attempts, *seconds;

@@ -229,6 +229,10 @@ void forward_allow(struct forward *f, bool allowed) {
         wake(f, LIST_ENTRY(e, struct outlet, link));
 }
 
+void forward_sharers(struct forward *f, int workers) {
+    f->env.sharers = workers;
+}
+
 void forward_drain(struct forward *f, void (*fn)(void *arg), void *arg) {
     f->env.draining = true;
     f->drained = fn;

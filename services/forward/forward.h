@@ -32,7 +32,8 @@ void forward_committed(struct forward *f, int32_t lane, int32_t seq, int64_t at_
                        uint32_t n);
 /* Fenced, drained or closed: everything about it is dropped. Before lane_free(). */
 void forward_drop_lane(struct forward *f, int32_t lane);
-void forward_allow(struct forward *f, bool allowed); /* false: start nothing */
+void forward_allow(struct forward *f, bool allowed);  /* false: start nothing */
+void forward_sharers(struct forward *f, int workers); /* live workers of all replicas: they share the rates */
 /* For an adopted lane: true when every cursor has passed its last entry, durably. */
 bool forward_lane_settled(const struct forward *f, int32_t lane);
 /* Stops starting deliveries; fn once when none is in flight. */

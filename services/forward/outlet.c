@@ -98,7 +98,13 @@ int outlet_new(struct forward_env *env, struct topology *t, const struct sub_con
 void outlet_update(struct outlet *o, struct topology *t, const struct sub_conf *conf) {
     const struct sub_conf *old = topology_sub(o->sink_snapshot, conf->id);
 
+    if (o->conf->paused != conf->paused)
+        LOG_INFO("forward", "subscription %s: %s", conf->name, conf->paused ? "paused" : "resumed");
     o->conf = conf;
+    if (conf->paused) {
+        outlet_release(o);
+        o->env->wake(o->env->wake_arg, o);
+    }
     if (strcmp(old->sink.text, conf->sink.text) == 0)
         return;
     LOG_INFO("forward", "subscription %s: its sink changed", conf->name);
@@ -135,12 +141,25 @@ int64_t outlet_lease_ms(const struct outlet *o) {
     return 2 * timeout_ms + RETRY_LEASE_EXTRA_MS;
 }
 
-bool outlet_may_start(const struct outlet *o) {
-    return o->sink && !o->busy && o->in_flight < (uint32_t)o->conf->concurrency && forward_may_start(o->env) &&
-           breaker_allows(&o->breaker, forward_now_ns(o->env));
+static double share(const struct outlet *o) {
+    return (double)o->conf->rate / MAX(o->env->sharers, 1);
 }
 
-bool outlet_may_start_new(const struct outlet *o) {
+/* In time for the next token, unless the timer comes earlier. */
+static bool rate_or_wait(struct outlet *o) {
+    if (rate_allows(&o->rate, share(o), forward_now_ns(o->env)))
+        return true;
+    if (!timer_armed(o->timer))
+        timer_arm(o->timer, rate_wait_ms(&o->rate, share(o)));
+    return false;
+}
+
+bool outlet_may_start(struct outlet *o) {
+    return o->sink && !o->busy && !o->conf->paused && o->in_flight < (uint32_t)o->conf->concurrency &&
+           forward_may_start(o->env) && breaker_allows(&o->breaker, forward_now_ns(o->env)) && rate_or_wait(o);
+}
+
+bool outlet_may_start_new(struct outlet *o) {
     return o->queued == 0 && o->rows < o->env->o.spill_limit && outlet_may_start(o);
 }
 
@@ -151,6 +170,7 @@ int outlet_send(struct outlet *o, struct parcel *p) {
         o->busy = true;
         return r;
     }
+    rate_take(&o->rate, share(o));
     p->probe = breaker_started(&o->breaker);
     o->in_flight++;
     o->env->in_flight++;

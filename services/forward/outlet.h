@@ -7,6 +7,7 @@
 
 #include "forward/breaker.h"
 #include "forward/env.h"
+#include "forward/rate.h"
 
 struct outlet {
     struct list link;    /* the forwarder's */
@@ -23,6 +24,7 @@ struct outlet {
     bool replacing;  /* its sink is being closed for a new one */
     bool sent;       /* something was handed over since the last flush */
     struct breaker breaker;
+    struct rate rate;
     int64_t rows;        /* rows to retry that this worker wrote, less those that it finished */
     int64_t rows_due_ms; /* no row known to us is due later than this (monotonic) */
     struct timer *timer; /* the next probe, or the next try to make a sink */
@@ -39,9 +41,9 @@ void outlet_free(struct outlet *o);
 
 int64_t outlet_lease_ms(const struct outlet *o);
 /* A free slot, an open way and no refusal under way? */
-bool outlet_may_start(const struct outlet *o);
+bool outlet_may_start(struct outlet *o);
 /* The same for messages that were never tried: not while too many rows wait. */
-bool outlet_may_start_new(const struct outlet *o);
+bool outlet_may_start_new(struct outlet *o);
 /* SINK_TAKEN, or SINK_BUSY: the parcel stays the caller's. Only after outlet_may_start(). */
 int outlet_send(struct outlet *o, struct parcel *p) MUSTCHECK;
 void outlet_enqueue(struct outlet *o, struct parcel *p); /* sent as soon as it may, before anything of the cursors */

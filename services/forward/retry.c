@@ -268,10 +268,12 @@ static int32_t slots_of(const struct outlet *o) {
     const struct breaker *b = &o->breaker;
     uint32_t limit = MIN(MAX((uint32_t)o->conf->concurrency / 4, 1u), (uint32_t)SLOTS_MAX);
 
-    if (!o->sink || o->busy || !breaker_allows(b, forward_now_ns(o->env)))
+    if (!o->sink || o->busy || o->conf->paused || !breaker_allows(b, forward_now_ns(o->env)))
         return 0;
     if (b->open)
         return o->claims == 0 ? 1 : 0;
+    if (o->conf->rate) /* no more than go out within a second */
+        limit = MIN(limit, MAX((uint32_t)(o->conf->rate / MAX(o->env->sharers, 1)), 1u));
     return o->claims < limit ? (int32_t)(limit - o->claims) : 0;
 }
 

@@ -21,6 +21,8 @@ int run_new(struct loop *l, struct store *s, int max_adopted, const struct run_o
     MUSTCHECK;
 /* The configuration epoch that this worker has applied; written with the next beat. */
 void run_applied_epoch(struct run *r, int64_t epoch);
+/* Workers whose beat rose lately, this one included; at least 1. */
+int run_live(const struct run *r);
 /*
  * Everything of an adopted (or own, sealed) lane is settled up to its last entry under `epoch`: mark it drained unless cfg.epoch moved on or
  * somebody else owns it. fn(arg, 0 = drained, 1 = not now, negative).

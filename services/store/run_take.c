@@ -58,6 +58,14 @@ static bool set_del(struct lane_set *s, int32_t lane) {
 
 /* --- the look --- */
 
+int run_live(const struct run *r) {
+    uint64_t now = clock_boot_ns();
+    int n = 0;
+    for (int i = 0; i < r->peers_n; i++)
+        n += r->peers[i].here && r->peers[i].beat != RUN_NO_BEAT && now - r->peers[i].changed_ns < r->dead_ns;
+    return MAX(n, 1);
+}
+
 static struct peer *peer_find(struct run *r, const struct uuid *run) {
     for (int i = 0; i < r->peers_n; i++)
         if (uuid_eq(&r->peers[i].run, run))

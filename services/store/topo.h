@@ -10,8 +10,7 @@
 /* Watches cfg.epoch (every 500 ms on its own connection) and publishes a snapshot whenever it changed. @thread of the loop */
 struct topo_watch;
 /*
- * on_change: once per new snapshot, at first as soon as one could be read; the callee takes a reference if it keeps it. It holds active
- * subscriptions only. If a subscription had to be left out because this version cannot read it, the snapshot carries minus its epoch:
+ * on_change: once per new snapshot, at first as soon as one could be read; the callee takes a reference if it keeps it. If a subscription had to be left out because this version cannot read it, the snapshot carries minus its epoch:
  * no stored epoch is negative, so a worker that does not know all subscriptions can drain no lane.
  */
 int topo_watch_new(struct loop *l, struct store *s, void (*on_change)(void *arg, struct topology *t), void *arg,
@@ -27,6 +26,8 @@ struct topo_object {
     const char *name;
     const char *spec;    /* JSON text */
     bool from_beginning; /* subscriptions: where a new one starts */
+    bool paused;         /* subscriptions, as stored */
+    int64_t created_us;  /* subscriptions, as stored */
 };
 enum topo_act { TOPO_CREATE, TOPO_UPDATE, TOPO_DELETE, TOPO_UNCHANGED };
 struct topo_change {
@@ -48,6 +49,15 @@ typedef void topo_applied_fn(void *arg, int code, const char *why, const struct 
                              int64_t epoch);
 int topo_apply(struct pg_conn *c, const struct topo_object *objects, size_t n, bool validate_only, bool prune,
                const char *actor, topo_applied_fn *fn, void *arg) MUSTCHECK;
+/*
+ * Pauses or resumes a subscription: one transaction that raises cfg.epoch if anything changes, with an audit row; then waits until every
+ * run that may dispatch has applied it. fn comes once: 0 = done everywhere (also when nothing changed), 1 = stored, but not every run
+ * has said so within wait_ms, -ENOENT = no such subscription, -EAGAIN = the store is away or busy, whether it was stored is not
+ * known. `l` is the loop of `c`; texts are copied.
+ */
+typedef void topo_state_fn(void *arg, int code);
+int topo_set_paused(struct loop *l, struct pg_conn *c, const char *name, bool paused, const char *actor,
+                    const char *reason, int64_t wait_ms, topo_state_fn *fn, void *arg) MUSTCHECK;
 /* All objects as stored, for export: rows come once through fn (kind, name, spec JSON text, state). */
 typedef void topo_exported_fn(void *arg, int code, const struct topo_object *objects, size_t n, int64_t epoch);
 int topo_export(struct pg_conn *c, topo_exported_fn *fn, void *arg) MUSTCHECK;

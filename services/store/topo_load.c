@@ -7,12 +7,13 @@
 #include "base/log.h"
 
 const char topo_load_sql[] =
-    "SELECT 0::int2 AS kind, 0::int4 AS id, ''::text AS name, ''::text AS spec, true AS active, epoch FROM cfg"
-    " UNION ALL SELECT 1::int2, 0, name, spec::text, true, 0 FROM topic"
-    " UNION ALL SELECT 2::int2, 0, name, spec::text, true, 0 FROM producer"
-    " UNION ALL SELECT 3::int2, id, name, spec::text, state = 'active', 0 FROM subscription WHERE state <> 'deleted'"
-    " ORDER BY kind, name";
-enum { COL_KIND, COL_ID, COL_NAME, COL_SPEC, COL_ACTIVE, COL_EPOCH };
+    "SELECT 0::int2 AS kind, 0::int4 AS id, ''::text AS name, ''::text AS spec, false AS paused, epoch,"
+    " NULL::timestamptz AS created FROM cfg"
+    " UNION ALL SELECT 1::int2, 0, name, spec::text, false, 0, NULL FROM topic"
+    " UNION ALL SELECT 2::int2, 0, name, spec::text, false, 0, NULL FROM producer"
+    " UNION ALL SELECT 3::int2, id, name, spec::text, state = 'paused', 0, created FROM subscription"
+    " WHERE state <> 'deleted' ORDER BY kind, name";
+enum { COL_KIND, COL_ID, COL_NAME, COL_SPEC, COL_PAUSED, COL_EPOCH, COL_CREATED };
 enum { ROW_EPOCH, ROW_TOPIC, ROW_PRODUCER, ROW_SUBSCRIPTION };
 
 static const char *text(const PGresult *res, int row, int col) {
@@ -39,6 +40,8 @@ int topo_load_objects(const PGresult *res, struct topo_object **ret, size_t *ret
                                            : TOPO_SUBSCRIPTION,
             .name = text(res, i, COL_NAME),
             .spec = text(res, i, COL_SPEC),
+            .paused = pg_get_bool(res, i, COL_PAUSED),
+            .created_us = PQgetisnull(res, i, COL_CREATED) ? 0 : pg_get_time_us(res, i, COL_CREATED),
         };
     }
     *ret = o;
@@ -70,10 +73,10 @@ int topo_load_snapshot(const PGresult *res, struct topology **ret) {
     if (!t)
         return -ENOMEM;
     for (int i = 1; i < PQntuples(res); i++) {
-        if (!pg_get_bool(res, i, COL_ACTIVE))
-            continue;
         struct errmsg e = ERRMSG_NULL;
         int r = add_row(t, res, i, &e);
+        if (r == 0 && pg_get_bool(res, i, COL_PAUSED))
+            topology_pause_sub(t, pg_get_int32(res, i, COL_ID));
         if (r == 0)
             continue;
         if (r == -ENOMEM) {

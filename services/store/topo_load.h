@@ -11,7 +11,7 @@ extern const char topo_load_sql[];
  * caller's. */
 int topo_load_objects(const PGresult *res, struct topo_object **ret, size_t *ret_n, int64_t *ret_epoch) MUSTCHECK;
 /*
- * The snapshot for workers: active subscriptions only. An object that this version cannot read is logged and left out;
+ * The snapshot for workers, paused subscriptions included. An object that this version cannot read is logged and left out;
  * if it was a subscription, the snapshot carries minus its epoch.
  */
 int topo_load_snapshot(const PGresult *res, struct topology **ret) MUSTCHECK;

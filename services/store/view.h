@@ -98,3 +98,18 @@ struct dead_key {
 };
 int view_dead_redrive(struct pg_conn *c, const struct view_dead_filter *f, const struct dead_key *keys, size_t keys_n,
                       bool count_only, const char *actor, const char *reason, view_count_fn *fn, void *arg) MUSTCHECK;
+
+/* The audit log, newest first. Strings NULL = any; times 0 = any. */
+struct view_audit {
+    int64_t id, at_us;
+    const char *actor, *act, *object, *reason,
+        *detail; /* "" = none; detail: {"before": .., "after": ..}, cut at 16 KiB */
+};
+struct view_audit_filter {
+    const char *actor, *act, *object;
+    int64_t start_us, end_us;
+    int64_t before_id; /* page: ids strictly below; 0 = the first */
+    int32_t limit;     /* 1..1000 */
+};
+typedef void view_audit_fn(void *arg, int code, const struct view_audit *v, size_t n);
+int view_audit(struct pg_conn *c, const struct view_audit_filter *f, view_audit_fn *fn, void *arg) MUSTCHECK;

@@ -132,7 +132,7 @@ static int start_rpc(struct daemon *d, struct errmsg *e) {
                                          .deadline_max_ms = d->c.grpc_deadline_ms,
                                          .flush = message_service_flush,
                                          .flush_user = d->messages};
-    struct rpc_method all[32];
+    struct rpc_method all[64];
     size_t n, m;
     const struct rpc_method *messages = message_service_methods(d->messages, &n);
     const struct rpc_method *admin = admin_service_methods(d->admin, &m);

@@ -391,6 +391,26 @@ static void test_sub_schedules(void **state) {
     assert_int_equal(backoff_delay_ms(&s->backoff, 99, 0.5), 20);
 }
 
+static void test_sub_filter(void **state) {
+    struct topology *t = *state;
+
+    added(t, SUB, 1, "a",
+          "{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"rate\": 7,"
+          "\"filter\": {\"headers\": {\"colour\": \"blue\", \"size\": \"\"}}}");
+    added(t, SUB, 2, "b", "{\"topic\": \"t\", \"sink\": {\"log\": {}}}");
+    topology_pause_sub(t, 2);
+    topology_pause_sub(t, 3); /* no such */
+    const struct sub_conf *s = topology_sub(t, 1);
+    assert_int_equal(s->filter_n, 2);
+    assert_string_equal(s->filter[0].name, "colour");
+    assert_string_equal(s->filter[0].value, "blue");
+    assert_string_equal(s->filter[1].value, "");
+    assert_int_equal(s->rate, 7);
+    assert_false(s->paused);
+    assert_true(topology_sub(t, 2)->paused);
+    assert_int_equal(topology_sub(t, 2)->filter_n, 0);
+}
+
 static void test_sub_http(void **state) {
     struct topology *t = *state;
     const struct sub_conf *s;
@@ -481,8 +501,11 @@ static void test_sub_refusals(void **state) {
          "concurrency is 5000, the limit is 1..4096"},
         {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"ordering\": \"ORDERING_KEY\"}",
          "ordering is not supported by this version"},
-        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"filter\": {\"headers\": {\"a\": \"0\"}}}",
-         "filter is not supported by this version"},
+        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"filter\": {\"headers\": {\"a\": 0}}}",
+         "filter.headers must be an object of at most 16 strings"},
+        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"filter\": {\"body\": {}}}",
+         "filter.body is not a known member"},
+        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"rate\": 1000001}", "rate is 1000001, the limit is 0..1000000"},
     };
 
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)
@@ -573,6 +596,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_sub_values, setup, teardown),
         cmocka_unit_test(test_sub_refusals),
         cmocka_unit_test_setup_teardown(test_sub_schedules, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_sub_filter, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sub_http, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many, setup, teardown),
         cmocka_unit_test(test_references),
