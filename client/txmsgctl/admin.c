@@ -1,4 +1,4 @@
-/* apply, export, dead ..., stuck ... */
+/* apply, export, dead ..., stuck ..., stats */
 #include "base/yaml.h"
 #include "txmsg/v1/admin_service.pb-c.h"
 #include "txmsgctl/ctl.h"
@@ -27,6 +27,10 @@ static const struct ctl_option stuck_options[] = {
     {"--decision", "DECISION", "resolve: committed or rolled_back"},
     {"--reason", "TEXT", "resolve: why; required"},
     {"--actor", "NAME", "resolve: who; default the login name"},
+    {NULL, NULL, NULL},
+};
+static const struct ctl_option stats_options[] = {
+    {"--subscription", "NAME", "only this subscription"},
     {NULL, NULL, NULL},
 };
 static const struct ctl_option no_options[] = {{NULL, NULL, NULL}};
@@ -226,6 +230,46 @@ static int cmd_stuck_resolve(struct ctl *c) {
     return code;
 }
 
+/* --- stats --- */
+
+static const char *number(struct ctl *c, int64_t n, bool more) {
+    return mem_must(arena_printf(&c->arena, "%lld%s", (long long)n, more ? "+" : ""));
+}
+
+static const char *seconds(struct ctl *c, const Google__Protobuf__Duration *d) {
+    return d ? mem_must(arena_printf(&c->arena, "%lld s", (long long)d->seconds)) : "-";
+}
+
+static void stats_row(struct ctl *c, struct table *t, const char *name, const Txmsg__V1__SubscriptionStats *s) {
+    table_row(t, 6, name, number(c, s->delivered, false), number(c, s->dead, false), number(c, s->discarded, false),
+              number(c, s->in_flight, s->in_flight_more), seconds(c, s->oldest_undelivered));
+}
+
+static int cmd_stats(struct ctl *c) {
+    Txmsg__V1__GetStatsRequest q;
+    const ProtobufCMessage *r;
+    txmsg__v1__get_stats_request__init(&q);
+    q.subscription = opt(c, "--subscription");
+    int code = ctl_call(c, SERVICE "GetStats", &q.base, &txmsg__v1__get_stats_response__descriptor, &r);
+    if (code != CTL_OK || !r)
+        return code;
+    const Txmsg__V1__GetStatsResponse *s = (const Txmsg__V1__GetStatsResponse *)r;
+    struct table t = {0};
+    table_row(&t, 7, "PREPARED", "CONFIRMED", "CANCELLED", "UNDECIDED", "STUCK", "TOMBSTONES", "OLDEST UNDECIDED");
+    table_row(&t, 7, number(c, s->prepared, false), number(c, s->confirmed, false), number(c, s->cancelled, false),
+              number(c, s->undecided, false), number(c, s->stuck, false), number(c, s->tombstones, false),
+              seconds(c, s->oldest_undecided));
+    table_print(&t);
+    putchar('\n');
+    table_row(&t, 6, "SUBSCRIPTION", "DELIVERED", "DEAD", "DISCARDED", "IN FLIGHT", "OLDEST");
+    for (size_t i = 0; i < s->n_subscriptions; i++)
+        stats_row(c, &t, s->subscriptions[i]->subscription, s->subscriptions[i]);
+    if (s->deleted)
+        stats_row(c, &t, "(deleted)", s->deleted);
+    table_print(&t);
+    return CTL_OK;
+}
+
 const struct ctl_command admin_commands[] = {
     {"apply", "-f FILE", "applies topics, producers and subscriptions from YAML", apply_options, cmd_apply},
     {"export", "", "prints the stored topology, secrets masked", no_options, cmd_export},
@@ -233,6 +277,7 @@ const struct ctl_command admin_commands[] = {
     {"dead show", "NAME", "one dead letter with its body", dead_options, cmd_dead_show},
     {"dead redrive", "NAME... | FILTER", "delivers dead letters again", dead_options, cmd_dead_redrive},
     {"stuck list", "", "transactions that checks could not settle", stuck_options, cmd_stuck_list},
+    {"stats", "", "counters of transactions and subscriptions", stats_options, cmd_stats},
     {"stuck resolve", "ID", "a person decides", stuck_options, cmd_stuck_resolve},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -1,5 +1,6 @@
 /*
- * The admin service: topology, its objects and their states, dead letters, stuck transactions, audit.
+ * The admin service: topology, its objects and their states, dead letters, stuck transactions, audit,
+ * counters.
  * Handlers run on an rpc thread, the work on one worker's loop and its connection for people; answers go back to the rpc thread.
  * A decision of a person passes through the lane like any other.
  */

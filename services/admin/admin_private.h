@@ -1,8 +1,9 @@
-/* Inside of the admin room: service.c (mailbox, life), topology.c, dead.c, stuck.c. */
+/* Inside of the admin room: service.c (mailbox, life), topology.c, dead.c, stuck.c, stats.c. */
 #pragma once
 
 #include "admin/admin.h"
 #include "core/validate.h"
+#include "store/stat.h"
 #include "store/topo.h"
 #include "store/view.h"
 
@@ -59,6 +60,7 @@ void admin_get_dead(struct rpc_call *call, void *service);
 void admin_redrive(struct rpc_call *call, void *service);
 void admin_list_stuck(struct rpc_call *call, void *service);
 void admin_resolve(struct rpc_call *call, void *service);
+void admin_stats(struct rpc_call *call, void *service);
 void admin_get_topic(struct rpc_call *call, void *service);
 void admin_get_producer(struct rpc_call *call, void *service);
 void admin_get_subscription(struct rpc_call *call, void *service);

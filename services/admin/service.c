@@ -136,6 +136,7 @@ int admin_service_new(struct store *s, void (*applied)(void *arg), void *arg, st
         METHOD("PauseSubscription", pause_subscription, admin_pause),
         METHOD("ResumeSubscription", resume_subscription, admin_resume),
         METHOD("ListAudit", list_audit, admin_list_audit),
+        METHOD("GetStats", get_stats, admin_stats),
 #undef METHOD
     };
     memcpy(a->methods, methods, sizeof(methods));

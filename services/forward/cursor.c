@@ -46,7 +46,7 @@ void cursor_stop(struct sub_cursor *c) {
     c->staged_n = 0;
     c->delivered = c->spilled = 0;
     c->staged = c->read = c->durable;
-    c->ready = c->asked = c->blocked = false;
+    c->ready = c->asked = c->blocked = c->passed = false;
 }
 
 void cursor_free(struct sub_cursor *c) {
@@ -174,7 +174,8 @@ void cursor_pump(struct sub_cursor *c) {
             c->stands_at_us = 0;
         if (found != TAIL_ITEM)
             return;
-        if (!item.content && log_limit_pass(&limit, 5000000000ull))
+        bool past = !item.content && uuid_v7_ms(item.tx) < atomic_load(&c->feed->env->store->floor_ms);
+        if (!item.content && !past && log_limit_pass(&limit, 5000000000ull))
             LOG_ERROR("forward", "lane %d seq %d: a confirmed transaction is not stored any more", c->feed->number,
                       item.pos.seq);
         uint32_t first = lane_pos_cmp(c->read, item.pos) > 0 ? (uint32_t)(c->read.index - item.pos.index) : 0;
@@ -187,6 +188,7 @@ void cursor_pump(struct sub_cursor *c) {
             return;
         }
         c->read = (struct lane_pos){item.pos.seq, item.pos.index + LIMIT_MESSAGES_HARD};
+        c->passed = true;
     }
 }
 
@@ -264,6 +266,7 @@ int cursor_collect(struct sub_cursor *c, struct lane_batch *b, bool must) {
     if (settled)
         r = pass(c, b);
     c->staged = window_mark(&c->window, c->read);
+    c->passed = c->passed && window_head(&c->window);
     c->written_seq = c->feed->last_seq + 1;
     if (settled && lane_add_counts(b, sub, c->delivered, 0, 0, c->spilled) == 0)
         c->delivered = c->spilled = 0;
@@ -280,6 +283,10 @@ void cursor_committed(struct sub_cursor *c) {
     c->staged_n = 0;
     if (waited)
         c->outlet->env->wake(c->outlet->env->wake_arg, c->outlet);
+}
+
+bool cursor_unrecorded(const struct sub_cursor *c) {
+    return c->ready && c->passed && list_empty(&c->changed) && window_count(&c->window) == 0;
 }
 
 int64_t cursor_oldest_us(struct sub_cursor *c) {

@@ -28,6 +28,7 @@ struct sub_cursor {
         spilled;          /* passed, and not yet counted in any batch: only if a batch was full at the last moment */
     int32_t written_seq;  /* seq of the lane's entry that held this cursor last */
     int64_t stands_at_us; /* time of the entry that it reads next, if it stands there */
+    bool passed;          /* it has read over something since it was recorded */
     bool blocked;         /* it stands at a message of its own that could not be started */
     bool known;           /* durable is known */
     bool ready;           /* it walks */
@@ -50,6 +51,8 @@ void cursor_pump(struct sub_cursor *c);
 enum { CURSOR_MORE = 2 };
 int cursor_collect(struct sub_cursor *c, struct lane_batch *b, bool must) MUSTCHECK;
 void cursor_committed(struct sub_cursor *c);
+/* It stands behind messages that are not its own, and no record says so. */
+bool cursor_unrecorded(const struct sub_cursor *c);
 /* Time of the oldest message that is not settled, 0 = none or not known. */
 int64_t cursor_oldest_us(struct sub_cursor *c);
 /* Everything before `pos` is settled, durably. */

@@ -413,6 +413,14 @@ void feed_committed(struct feed *f, int32_t seq, int64_t at_us, const struct lan
         wake_all(f);
 }
 
+void feed_record(struct feed *f) {
+    LIST_FOR (e, &f->cursors) {
+        struct sub_cursor *c = LIST_ENTRY(e, struct sub_cursor, in_feed);
+        if (cursor_unrecorded(c))
+            feed_changed(f, c, false);
+    }
+}
+
 /* Also looks for cursors of an adopted lane that have nothing left but to say so. */
 void feed_trim(struct feed *f) {
     int32_t seq = tail_next_seq(f->tail);

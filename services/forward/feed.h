@@ -46,6 +46,11 @@ void feed_committed(struct feed *f, int32_t seq, int64_t at_us, const struct lan
 /* This cursor has something to record. now: sooner than progress_ms. */
 void feed_changed(struct feed *f, struct sub_cursor *c, bool now);
 void feed_kick(struct feed *f, bool now);
+/*
+ * Records cursors that only read over messages of others, now and then: an adopter need not read them again, and
+ * retention sees that nobody needs them.
+ */
+void feed_record(struct feed *f);
 /* After cursors have read: memory that nobody needs goes. */
 void feed_trim(struct feed *f);
 bool feed_settled(const struct feed *f);

@@ -19,7 +19,7 @@
 #include "forward/outlet.h"
 #include "forward/retry.h"
 
-enum { TICK_MS = 1000, TRIM_EVERY_MS = 5, SERIES_MAX = 1000 };
+enum { TICK_MS = 1000, TRIM_EVERY_MS = 5, SERIES_MAX = 1000, RECORD_TICKS = 5 };
 
 struct forward {
     struct forward_env env;
@@ -28,6 +28,7 @@ struct forward {
     struct list dirty;  /* outlets to serve */
     struct timer *turn; /* armed when something is dirty, or someone waits for the end of a drain */
     struct timer *tick;
+    unsigned ticks;
     struct retry *retry;
     uint32_t holders; /* of chunks */
     uint64_t trimmed_ms;
@@ -106,6 +107,9 @@ static void on_tick(void *arg) {
             lag_set(o->lag, oldest_seconds(f, o));
         wake(f, o);
     }
+    if (++f->ticks % RECORD_TICKS == 0)
+        LIST_FOR (e, &f->feeds)
+            feed_record(LIST_ENTRY(e, struct feed, link));
     trim(f, true);
 }
 

@@ -51,6 +51,12 @@ static void on_get(void *arg, int code, const struct view_tx *t) {
     Txmsg__V1__GetTransactionResponse *resp = arena_alloc(a, sizeof(*resp));
     if (code < 0) {
         unavailable(q);
+    } else if (!t && uuid_v7_ms(&q->id) < atomic_load(&q->service->store->floor_ms)) {
+        char id[UUID_TEXT];
+        uuid_format(&q->id, id);
+        (void)!codec_refuse(a, &q->err, RPC_FAILED_PRECONDITION, "PAST_RETENTION", NULL,
+                            "the transaction_id lies past retention");
+        codec_meta(&q->err, "transaction_id", arena_strndup(a, id, strlen(id)));
     } else if (!t) {
         char id[UUID_TEXT];
         uuid_format(&q->id, id);

@@ -18,14 +18,14 @@
 
 /* kind 0..2 as enum partition_kind; NULL in the single row of a schema without partitions. */
 static const char look_sql[] =
-    "SELECT c.partition_seconds, c.origin, clock_timestamp(), p.kind, p.period FROM cfg c LEFT JOIN ("
+    "SELECT c.partition_seconds, c.origin, clock_timestamp(), c.floor, p.kind, p.period FROM cfg c LEFT JOIN ("
     " SELECT k.kind, substring(t.relname from '_p([0-9]+)$')::int8 AS period"
     " FROM (VALUES (0::int4, 'message'::regclass), (1, 'decision'::regclass), (2, 'lane_log'::regclass))"
     " AS k(kind, parent)"
     " JOIN pg_inherits i ON i.inhparent = k.parent AND NOT i.inhdetachpending"
     " JOIN pg_class t ON t.oid = i.inhrelid AND t.relname ~ '_p[0-9]{1,15}$'"
     ") p ON true ORDER BY p.kind, p.period";
-enum { COL_SECONDS, COL_ORIGIN, COL_NOW, COL_KIND, COL_PERIOD };
+enum { COL_SECONDS, COL_ORIGIN, COL_NOW, COL_FLOOR, COL_KIND, COL_PERIOD };
 
 static int layout_read(const PGresult *res, struct partition_layout *ret) {
     CLEANUP(partition_layout_deinit) struct partition_layout l = {0};
@@ -35,6 +35,9 @@ static int layout_read(const PGresult *res, struct partition_layout *ret) {
     l.seconds = pg_get_int32(res, 0, COL_SECONDS);
     l.origin_us = pg_get_time_us(res, 0, COL_ORIGIN);
     l.now_us = pg_get_time_us(res, 0, COL_NOW);
+    struct uuid floor;
+    pg_get_uuid(res, 0, COL_FLOOR, &floor);
+    l.floor_ms = uuid_v7_ms(&floor);
     for (int i = 0; i < n; i++) {
         int32_t kind = pg_get_int32(res, i, COL_KIND);
         if (pg_get_null(res, i, COL_KIND) || kind < 0 || kind >= PARTITION_KINDS)

@@ -50,6 +50,11 @@ static bool has(const struct partition_layout *l, enum partition_kind kind, int6
     return false;
 }
 
+/* Everything of this period is past retention. */
+static bool past(const struct partition_layout *l, enum partition_kind kind, int64_t period) {
+    return kind != PARTITION_LANE_LOG && (period + 1) * l->seconds * 1000 <= l->floor_ms;
+}
+
 /* How far back: ids may be a day old; a lane may be opened just behind the change of the period. */
 static int64_t past_periods(const struct partition_layout *l, enum partition_kind kind) {
     if (kind == PARTITION_LANE_LOG)
@@ -75,7 +80,7 @@ int partition_missing(const struct partition_layout *l, int ahead, struct partit
     for (int64_t step = 1; step <= PARTITION_PAST_MAX; step++)
         for (int k = 0; k < PARTITION_KINDS; k++) {
             int64_t p = partition_now(l, k) - step;
-            if (step <= past_periods(l, k) && p >= 0 && !has(l, k, p) && n < PARTITION_NEEDS_MAX)
+            if (step <= past_periods(l, k) && p >= 0 && !past(l, k, p) && !has(l, k, p) && n < PARTITION_NEEDS_MAX)
                 out[n++] = (struct partition_need){k, p};
         }
     *ret_n = n;

@@ -21,6 +21,9 @@ struct store_options {
     int64_t progress_ms;          /* a changed cursor is durable after at most this; default 50 */
     int64_t dead_after_ms;        /* a worker whose beat stands still is dead; default 5 s */
     int64_t statement_timeout_ms; /* of reads; default 5 s */
+    int64_t retention_ms;         /* what is older and not alive is dropped; longer than ids may be old */
+    int64_t audit_ms;             /* the same for audit rows */
+    int64_t id_future_ms;         /* how far the time of an accepted id may be ahead */
 };
 
 struct store {
@@ -32,6 +35,7 @@ struct store {
     _Atomic int64_t clock_error_us; /* half of the round trip of that measure */
     /* Ids outside [lo, hi) have no partition: refused before they reach a batch. Milliseconds since 1970. */
     _Atomic int64_t window_lo_ms, window_hi_ms;
+    _Atomic int64_t floor_ms; /* ids below are past retention; follows cfg.floor within a second */
 };
 
 /*

@@ -21,6 +21,7 @@ enum { POLL_MS = 500 };
 
 struct topo_watch {
     struct loop *loop;
+    struct store *store;
     struct pg_conn *conn;
     struct timer *timer;
     void (*on_change)(void *arg, struct topology *t);
@@ -75,6 +76,7 @@ static void on_loaded(void *arg, PGresult *res, const struct pg_error *err) {
         return;
     }
     w->seen = topo_load_epoch(res);
+    atomic_store(&w->store->floor_ms, topo_load_floor_ms(res));
     atomic_fetch_add(&w->refs, 1); /* the callee may free the watch */
     w->on_change(w->arg, t);
     topology_unref(t);
@@ -124,6 +126,7 @@ int topo_watch_new(struct loop *l, struct store *s, void (*on_change)(void *arg,
     if (!w)
         return -ENOMEM;
     w->loop = l;
+    w->store = s;
     w->on_change = on_change;
     w->arg = arg;
     w->seen = -1;

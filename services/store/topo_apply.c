@@ -112,9 +112,10 @@ static const char delete_topic_sql[] = "DELETE FROM topic WHERE name = ANY ($1::
 static const char delete_producer_sql[] = "DELETE FROM producer WHERE name = ANY ($1::text[])";
 static const char delete_sub_sql[] =
     "UPDATE subscription SET state = 'deleted' WHERE name = ANY ($1::text[]) AND state <> 'deleted'";
-/* Also what workers that had not seen an earlier deletion yet have left behind. */
+/* Discarded; what its cursors had not reached yet is counted later, by retention. Also what workers that had not seen an earlier deletion yet have left behind. */
 static const char delete_due_sql[] =
-    "DELETE FROM delivery_due WHERE sub IN (SELECT id FROM subscription WHERE state = 'deleted')";
+    "WITH gone AS (DELETE FROM delivery_due WHERE sub IN (SELECT id FROM subscription WHERE state = 'deleted')"
+    " RETURNING sub) INSERT INTO stat (sub, discarded) SELECT sub, count(*) FROM gone GROUP BY sub";
 
 static const char audit_sql[] =
     "INSERT INTO audit (actor, act, object, before, after)"

@@ -1,5 +1,5 @@
 /*
- * From rows to configuration. The first row is the epoch, the others are objects; all come from one statement and
+ * From rows to configuration. The first row is the epoch and the retention floor, the others are objects; all come from one statement and
  * therefore from one moment, without a transaction around it.
  */
 #include "store/topo_load.h"
@@ -7,7 +7,7 @@
 #include "base/log.h"
 
 const char topo_load_sql[] =
-    "SELECT 0::int2 AS kind, 0::int4 AS id, ''::text AS name, ''::text AS spec, false AS paused, epoch,"
+    "SELECT 0::int2 AS kind, 0::int4 AS id, ''::text AS name, floor::text AS spec, false AS paused, epoch,"
     " NULL::timestamptz AS created FROM cfg"
     " UNION ALL SELECT 1::int2, 0, name, spec::text, false, 0, NULL FROM topic"
     " UNION ALL SELECT 2::int2, 0, name, spec::text, false, 0, NULL FROM producer"
@@ -22,6 +22,11 @@ static const char *text(const PGresult *res, int row, int col) {
 
 int64_t topo_load_epoch(const PGresult *res) {
     return PQntuples(res) > 0 && pg_get_int16(res, 0, COL_KIND) == ROW_EPOCH ? pg_get_int64(res, 0, COL_EPOCH) : -1;
+}
+
+int64_t topo_load_floor_ms(const PGresult *res) {
+    struct uuid floor;
+    return PQntuples(res) > 0 && uuid_parse(pg_get_bytes(res, 0, COL_SPEC), &floor) == 0 ? uuid_v7_ms(&floor) : 0;
 }
 
 int topo_load_objects(const PGresult *res, struct topo_object **ret, size_t *ret_n, int64_t *ret_epoch) {

@@ -17,3 +17,5 @@ int topo_load_objects(const PGresult *res, struct topo_object **ret, size_t *ret
 int topo_load_snapshot(const PGresult *res, struct topology **ret) MUSTCHECK;
 /* The epoch in `res`, or -1. */
 int64_t topo_load_epoch(const PGresult *res);
+/* The retention floor that goes with it, milliseconds since 1970. */
+int64_t topo_load_floor_ms(const PGresult *res);

@@ -24,15 +24,21 @@ enum { COL_SUB, COL_NAME, COL_TX, COL_N, COL_AT, COL_ATTEMPTS, COL_ERROR, COL_PR
     " OR x.topic = $2::text)"                                                                                          \
     " AND ($3::timestamptz IS NULL OR x.at >= $3::timestamptz)"                                                        \
     " AND (" producer "::text IS NULL OR x.producer = " producer "::text)"
-/* What can be sent again: the decision says where it stands, the message is the payload. */
+/*
+ * What can be sent again: the decision says where it stands, the message is the payload. Below the floor partitions may
+ * be going; the share lock keeps the floor where it is until the new rows are there for retention to see.
+ */
+#define FLOOR "WITH f AS MATERIALIZED (SELECT floor FROM cfg FOR SHARE)"
 #define REDRIVABLE                                                                                                     \
-    " CROSS JOIN LATERAL (SELECT d.lane, d.seq FROM decision d WHERE d.tx = x.tx AND d.verdict = 1 OFFSET 0) d"        \
+    " CROSS JOIN LATERAL (SELECT d.lane, d.seq FROM decision d WHERE d.tx = x.tx AND d.verdict = 1"                    \
+    " AND x.tx >= (SELECT floor FROM f) OFFSET 0) d"                                                                   \
     " CROSS JOIN LATERAL (SELECT m.n FROM message m WHERE m.tx = x.tx AND m.n = x.n OFFSET 0) m"
 #define REDRIVE                                                                                                        \
     " gone AS (DELETE FROM dead_letter t USING y WHERE t.sub = y.sub AND t.tx = y.tx AND t.n = y.n"                    \
     " RETURNING t.sub, t.tx, t.n, y.lane, y.seq, y.name),"                                                             \
     " due AS (INSERT INTO delivery_due (sub, tx, n, due, attempt, lane, seq)"                                          \
-    " SELECT sub, tx, n, now(), 0, lane, seq FROM gone ORDER BY sub, tx, n ON CONFLICT (sub, tx, n) DO NOTHING)"
+    " SELECT sub, tx, n, now(), 0, lane, seq FROM gone ORDER BY sub, tx, n ON CONFLICT (sub, tx, n) DO NOTHING),"       \
+    " counted AS (INSERT INTO stat (sub, dead) SELECT sub, -count(*) FROM gone GROUP BY sub)"
 #define BY_FILTER(producer)                                                                                                      \
     " FROM dead_letter x JOIN subscription s ON s.id = x.sub"                                                          \
     " AND s.state <> 'deleted'" REDRIVABLE " WHERE" LETTER_FILTER(producer)                                                      \
@@ -49,7 +55,7 @@ const struct pg_stmt view_dead_stmts[] = {
     {"dead_get", LETTER("x.headers", "x.body") " WHERE s.name = $1::text AND s.state <> 'deleted'"
         " AND x.tx = $2::uuid AND x.n = $3::int2"},
     {"dead_redrive",
-     "WITH y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane, d.seq" BY_FILTER("$8")
+     FLOOR ", y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane, d.seq" BY_FILTER("$8")
      " LIMIT $5::int8 FOR UPDATE OF x SKIP LOCKED)," REDRIVE
      ", noted AS (INSERT INTO audit (actor, act, object, reason, after) SELECT $6::text, 'dead.redrive',"
      " coalesce($1::text, '*') || coalesce(' topic ' || $2::text, ''), $7::text, jsonb_build_object('count',"
@@ -57,13 +63,13 @@ const struct pg_stmt view_dead_stmts[] = {
      " HAVING count(*) > 0)"
      " SELECT count(*), now() FROM gone"},
     {"dead_redrive_keys",
-     "WITH y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane, d.seq" BY_KEY
+     FLOOR ", y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane, d.seq" BY_KEY
      " FOR UPDATE OF x SKIP LOCKED)," REDRIVE
      ", noted AS (INSERT INTO audit (actor, act, object, reason) SELECT $4::text, 'dead.redrive',"
      " name || '/' || tx || '.' || n, $5::text FROM gone)"
      " SELECT count(*), now() FROM gone"},
-    {"dead_count", "SELECT count(*), now() FROM (SELECT 1" BY_FILTER("$6") " LIMIT $5::int8) c"},
-    {"dead_count_keys", "SELECT count(*), now() FROM (SELECT 1" BY_KEY ") c"},
+    {"dead_count", FLOOR " SELECT count(*), now() FROM (SELECT 1" BY_FILTER("$6") " LIMIT $5::int8) c"},
+    {"dead_count_keys", FLOOR " SELECT count(*), now() FROM (SELECT 1" BY_KEY ") c"},
     {NULL, NULL},
 };
 /* clang-format on */

@@ -28,7 +28,7 @@ const struct conf_option config_options[] = {
     O("limits.headers", CONF_INT, "64", 0, 1024, limit_headers, "Most headers of one message."),
     O("limits.header_size", CONF_SIZE, "16KiB", 0, 1048576, limit_header_size,
       "Header names and values of one message together."),
-    O("limits.id_past", CONF_DURATION_MS, "24h", 60000, 604800000, id_past_ms,
+    O("limits.id_past", CONF_DURATION_MS, "24h", 1000, 604800000, id_past_ms,
       "How far the time in a new id may lie behind the database clock."),
     O("limits.id_future", CONF_DURATION_MS, "5m", 1000, 3600000, id_future_ms,
       "How far the time in a new id may lie ahead of the database clock."),
@@ -51,6 +51,10 @@ const struct conf_option config_options[] = {
       "Periods whose partitions are made in advance."),
     O("store.dead_after", CONF_DURATION_MS, "5s", 500, 60000, dead_after_ms,
       "A worker whose heartbeat stands still so long is taken over."),
+    O("store.retention", CONF_DURATION_MS, "7d", 2000, 315360000000, retention_ms,
+      "Ids older than this are dropped, a partition at a time, once nothing of it is alive; longer than limits.id_past."),
+    O("store.audit_retention", CONF_DURATION_MS, "400d", 60000, 3153600000000, audit_ms,
+      "Older audit rows are deleted."),
     O("store.statement_timeout", CONF_DURATION_MS, "5s", 100, 600000, statement_timeout_ms, "Limit of one read."),
     O("check.poll", CONF_DURATION_MS, "250ms", 10, 60000, check_poll_ms, "How often due checks are looked for."),
     O("check.find_poll", CONF_DURATION_MS, "250ms", 10, 60000, check_find_poll_ms,
@@ -97,6 +101,11 @@ int config_check(const struct config *c, struct errmsg *e) {
         return err_set(e, -EINVAL, "limits.body is larger than limits.transaction");
     if (c->limit_transaction + 65536 > c->grpc_receive)
         return err_set(e, -EINVAL, "grpc.receive_size must exceed limits.transaction by at least 64KiB");
+    if (c->retention_ms <= c->id_past_ms)
+        return err_set(e, -EINVAL,
+                       "store.retention (%lld s) must be longer than limits.id_past (%lld s): else an id could be"
+                       " dropped and taken again",
+                       (long long)c->retention_ms / 1000, (long long)c->id_past_ms / 1000);
     return 0;
 }
 

@@ -10,6 +10,7 @@
 #include "http/http.h"
 #include "store/migrate.h"
 #include "store/partition.h"
+#include "store/retention.h"
 #include "store/stmts.h"
 #include "store/topo.h"
 #include "txmsgd/worker.h"
@@ -29,6 +30,7 @@ struct daemon {
     struct signals *signals;
     struct topo_watch *topo;
     struct partition_keeper *keeper;
+    struct retention *retention;
     struct timer *look;
     struct message_service *messages;
     struct admin_service *admin;
@@ -92,6 +94,7 @@ static void on_signal(void *arg, int signum) {
     signals_free(d->signals);
     topo_watch_free(d->topo);
     partition_keeper_free(d->keeper);
+    retention_free(d->retention);
     timer_free(d->look);
     loop_stop(d->loop);
 }
@@ -108,7 +111,10 @@ static struct store_options store_options(const struct config *c) {
                                   .cache_bytes = c->lane_cache,
                                   .progress_ms = c->lane_progress_ms,
                                   .dead_after_ms = c->dead_after_ms,
-                                  .statement_timeout_ms = c->statement_timeout_ms};
+                                  .statement_timeout_ms = c->statement_timeout_ms,
+                                  .retention_ms = c->retention_ms,
+                                  .audit_ms = c->audit_ms,
+                                  .id_future_ms = c->id_future_ms};
 }
 
 static int start_services(struct daemon *d, struct errmsg *e) {
@@ -151,6 +157,8 @@ static int start_watching(struct daemon *d, struct errmsg *e) {
     int r = topo_watch_new(d->loop, &d->store, on_topology, d, &d->topo);
     if (r == 0)
         r = partition_keeper_new(d->loop, &d->store, &d->keeper);
+    if (r == 0)
+        r = retention_new(d->loop, &d->store, &d->retention);
     if (r == 0)
         r = timer_new(d->loop, on_look, d, &d->look);
     if (r == 0)
