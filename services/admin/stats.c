@@ -57,6 +57,12 @@ static bool fill(struct arena *a, Txmsg__V1__GetStatsResponse *resp, const struc
     return true;
 }
 
+static void refuse_name(struct stats *j) {
+    job_refuse(&j->job, RPC_NOT_FOUND, "SUBSCRIPTION_NOT_FOUND", NULL, "no such subscription");
+    j->job.err.meta[0] = "name";
+    j->job.err.meta[1] = j->subscription;
+}
+
 static void on_stats(void *arg, int code, const struct stat_totals *t) {
     struct stats *j = arg;
     struct arena *a = rpc_call_arena(j->job.call);
@@ -64,7 +70,7 @@ static void on_stats(void *arg, int code, const struct stat_totals *t) {
     if (code < 0)
         job_unavailable(&j->job);
     else if (j->subscription && t->subs_n == 0)
-        job_refuse(&j->job, RPC_NOT_FOUND, "SUBSCRIPTION_NOT_FOUND", NULL, "no such subscription");
+        refuse_name(j);
     else if (resp)
         j->job.response = fill(a, resp, t) ? &resp->base : NULL;
     job_done(&j->job);

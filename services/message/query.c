@@ -8,6 +8,7 @@ struct query {
     struct list link;
     struct rpc_call *call;
     struct message_worker *worker;
+    struct reader *reader;
     struct message_service *service;
     bool list;
     struct uuid id;
@@ -45,23 +46,32 @@ static void unavailable(struct query *q) {
                                 .retry_after_ms = 200};
 }
 
+static void on_past(void *arg, int code, bool past) {
+    struct query *q = arg;
+    struct arena *a = rpc_call_arena(q->call);
+    char id[UUID_TEXT];
+    uuid_format(&q->id, id);
+    if (code < 0) {
+        unavailable(q);
+    } else {
+        (void)!codec_refuse(a, &q->err, past ? RPC_FAILED_PRECONDITION : RPC_NOT_FOUND,
+                            past ? "PAST_RETENTION" : "TRANSACTION_NOT_FOUND", NULL,
+                            past ? "the transaction_id lies past retention" : "no such transaction");
+        codec_meta(&q->err, "transaction_id", arena_strndup(a, id, strlen(id)));
+    }
+    finish(q);
+}
+
 static void on_get(void *arg, int code, const struct view_tx *t) {
     struct query *q = arg;
     struct arena *a = rpc_call_arena(q->call);
     Txmsg__V1__GetTransactionResponse *resp = arena_alloc(a, sizeof(*resp));
     if (code < 0) {
         unavailable(q);
-    } else if (!t && uuid_v7_ms(&q->id) < atomic_load(&q->service->store->floor_ms)) {
-        char id[UUID_TEXT];
-        uuid_format(&q->id, id);
-        (void)!codec_refuse(a, &q->err, RPC_FAILED_PRECONDITION, "PAST_RETENTION", NULL,
-                            "the transaction_id lies past retention");
-        codec_meta(&q->err, "transaction_id", arena_strndup(a, id, strlen(id)));
     } else if (!t) {
-        char id[UUID_TEXT];
-        uuid_format(&q->id, id);
-        (void)!codec_refuse(a, &q->err, RPC_NOT_FOUND, "TRANSACTION_NOT_FOUND", NULL, "no such transaction");
-        codec_meta(&q->err, "transaction_id", arena_strndup(a, id, strlen(id)));
+        if (view_past(reader_people(q->reader), &q->id, on_past, q) == 0)
+            return;
+        unavailable(q);
     } else if (resp) {
         txmsg__v1__get_transaction_response__init(resp);
         resp->transaction = codec_transaction(a, t);
@@ -101,6 +111,7 @@ static void on_list(void *arg, int code, const struct view_tx *t, size_t n) {
 void query_run(struct list *link, struct reader *r, struct message_worker *w) {
     struct query *q = LIST_ENTRY(link, struct query, link);
     q->worker = w;
+    q->reader = r;
     struct pg_conn *c = reader_people(r);
     int e =
         q->list ? view_list(c, q->service->store, &q->filter, on_list, q) : view_get(c, &q->id, q->bodies, on_get, q);

@@ -137,6 +137,11 @@ static int publish_op(struct message_service *m, struct rpc_call *call, const Tx
     return content_op(m, call, &c, i);
 }
 
+/* Of an id without partitions: dropped, or never made. */
+static enum op_outcome without_partition(const struct message_service *m, const struct uuid *id) {
+    return uuid_v7_ms(id) < atomic_load(&m->store->floor_ms) ? OP_PAST_RETENTION : OP_NOT_FOUND;
+}
+
 static int not_found(struct arena *a, const char *id, struct rpc_error *err) {
     (void)!codec_refuse(a, err, RPC_NOT_FOUND, "TRANSACTION_NOT_FOUND", NULL, "no such transaction within retention");
     codec_meta(err, "transaction_id", id);
@@ -158,7 +163,10 @@ static int confirm_op(struct message_service *m, struct rpc_call *call, const Tx
     if (*q->producer && validate_name("producer", bytes_str(q->producer), &v))
         return codec_violation(a, &i->err, &v);
     i->op.producer = *q->producer ? bytes_str(q->producer) : BYTES_NULL;
-    return has_partition(m, &i->op.id) ? 0 : not_found(a, q->transaction_id, &i->err);
+    if (has_partition(m, &i->op.id))
+        return 0;
+    i->op.outcome = without_partition(m, &i->op.id);
+    return i->op.outcome == OP_NOT_FOUND ? not_found(a, q->transaction_id, &i->err) : outcome_error(&i->op, a, &i->err);
 }
 
 static int cancel_op(struct message_service *m, struct rpc_call *call, const Txmsg__V1__CancelRequest *q,
@@ -180,7 +188,7 @@ static int cancel_op(struct message_service *m, struct rpc_call *call, const Txm
     i->op.tombstone = *q->producer && check_window(m, &i->op.id, a, &outside) == 0;
     if (has_partition(m, &i->op.id))
         return 0;
-    i->op.outcome = OP_NOT_FOUND; /* nothing can be stored under such an id */
+    i->op.outcome = without_partition(m, &i->op.id); /* nothing can be stored under such an id */
     return outcome_error(&i->op, a, &i->err);
 }
 

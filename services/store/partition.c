@@ -181,6 +181,7 @@ static void publish(struct partition_keeper *k) {
         atomic_store(&k->store->window_lo_ms, lo);
         atomic_store(&k->store->window_hi_ms, hi);
     }
+    atomic_store(&k->store->floor_ms, k->layout.floor_ms);
     metric_set(k->ahead, (double)partition_ready_ahead(&k->layout));
 }
 

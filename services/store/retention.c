@@ -119,8 +119,8 @@ static void block(struct retention *r, const char *reason, const char *who, cons
     if (!log_limit_pass(&r->said_limit, SAY_S * NS_PER_S) && !news)
         return;
     snprintf(r->said, sizeof(r->said), "%s", text);
-    clock_format(retention_end_ms(&r->view, r->task.period) * 1000, at);
-    LOG_WARN("store", "retention: what is older than %s cannot be dropped: %s %s (%s)", at, reason, who, what);
+    clock_format((r->view.now_us / 1000 - r->store->o.retention_ms) * 1000, at);
+    LOG_WARN("store", "retention: not all that is older than %s can be dropped: %s %s (%s)", at, reason, who, what);
 }
 
 static void block_rows(struct retention *r, const PGresult *res) {

@@ -35,7 +35,7 @@ struct store {
     _Atomic int64_t clock_error_us; /* half of the round trip of that measure */
     /* Ids outside [lo, hi) have no partition: refused before they reach a batch. Milliseconds since 1970. */
     _Atomic int64_t window_lo_ms, window_hi_ms;
-    _Atomic int64_t floor_ms; /* ids below are past retention; follows cfg.floor within a second */
+    _Atomic int64_t floor_ms; /* ids below are past retention; follows cfg.floor */
 };
 
 /*

@@ -404,3 +404,30 @@ int view_list(struct pg_conn *c, const struct store *s, const struct view_filter
 int view_stuck(struct pg_conn *c, const struct view_filter *f, view_list_fn *fn, void *arg) {
     return ask_list(c, f, true, fn, arg);
 }
+
+/* --- past retention --- */
+
+struct past_req {
+    view_past_fn *fn;
+    void *arg;
+};
+
+static void on_past(void *arg, PGresult *res, const struct pg_error *err) {
+    CLEANUP_FREE struct past_req *q = arg;
+    int code = read_code(err);
+    q->fn(q->arg, code, code == 0 && PQntuples(res) == 1 && pg_get_bool(res, 0, 0));
+}
+
+int view_past(struct pg_conn *c, const struct uuid *id, view_past_fn *fn, void *arg) {
+    CLEANUP_FREE struct past_req *q = mem_alloc(sizeof(*q));
+    if (!q)
+        return -ENOMEM;
+    *q = (struct past_req){fn, arg};
+    struct pg_params p;
+    pg_params_init(&p);
+    pg_param_uuid(&p, id);
+    int r = pg_query_sql(c, "SELECT $1::uuid < floor FROM cfg", &p, on_past, q);
+    if (r == 0)
+        (void)TAKE(q);
+    return r;
+}

@@ -42,6 +42,9 @@ struct view_tx {
 /* code 0 and t NULL = not found. Everything is valid during the callback only. A tombstone has no messages. */
 typedef void view_tx_fn(void *arg, int code, const struct view_tx *t);
 int view_get(struct pg_conn *c, const struct uuid *id, bool bodies, view_tx_fn *fn, void *arg) MUSTCHECK;
+/* Of one that was not found: does its id lie past retention? */
+typedef void view_past_fn(void *arg, int code, bool past);
+int view_past(struct pg_conn *c, const struct uuid *id, view_past_fn *fn, void *arg) MUSTCHECK;
 
 /* Newest first. `before` = page start (exclusive), all zero = none. Strings NULL = any; state 0 = any; times 0 = any. */
 struct view_filter {

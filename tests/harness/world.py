@@ -53,13 +53,14 @@ class Site:
 class World:
     """A database of its own and one daemon on it (`second` starts another)."""
 
-    def __init__(self, site, name, options=None, postgres=None, tcp_port=None):
+    def __init__(self, site, name, options=None, postgres=None, tcp_port=None, partition_seconds=None):
         self.site, self.name = site, name
         self.postgres = postgres or site.postgres
-        self.postgres.create_database(name, template=None if postgres else "template_txmsg")
+        own_schema = postgres or partition_seconds
+        self.postgres.create_database(name, template=None if own_schema else "template_txmsg")
         self.dsn = self.postgres.dsn(name)
-        if postgres:
-            Ctl(BUILD, dsn=self.dsn)("migrate", "up")
+        if own_schema:
+            Ctl(BUILD, dsn=self.dsn)("migrate", "up", "--partition-seconds", str(partition_seconds or 86400))
         self.options = {**FAST, **(options or {})}
         self.directory = site.base / name
         self.closing = []
