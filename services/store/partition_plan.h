@@ -17,7 +17,7 @@ enum {
 struct partition_layout {
     int32_t seconds;
     int64_t origin_us, now_us;
-    int64_t floor_ms; /* nothing is made below the retention floor */
+    int64_t floor_ms;               /* nothing is made below the retention floor */
     int64_t *have[PARTITION_KINDS]; /* attached, ascending; one allocation each */
     size_t have_n[PARTITION_KINDS];
 };

@@ -25,8 +25,9 @@ enum {
 /* clang-format off */
 const struct pg_stmt claim_stmts[] = {
     /*
-     * Entries older than the class. The first one that is not ends the page, so that the cursor never passes it;
-     * behind it nothing is read, else each look of the 10 minute class would read 10 minutes of entries.
+     * Entries older than the class, and those that have nothing of it, whatever their age. The first one that has and
+     * is not ends the page, so that the cursor never passes it; behind it nothing is read, else each look of the 10
+     * minute class would read 10 minutes of entries.
      */
     {"finder_log",
      "SELECT e.seq, e.at, CASE WHEN e.fits THEN e.prep END, e.fits FROM ("
@@ -34,8 +35,8 @@ const struct pg_stmt claim_stmts[] = {
      " OR sum(coalesce(cardinality(l.prep), 0)) OVER (ORDER BY l.seq) = coalesce(cardinality(l.prep), 0) AS fits"
      " FROM (SELECT seq, at, CASE WHEN (classes & $3::int2) <> 0 THEN prep END AS prep FROM lane_log"
      " WHERE lane = $1::int4 AND seq >= $2::int4 AND seq < coalesce((SELECT y.seq FROM"
-     " (SELECT seq, at FROM lane_log WHERE lane = $1::int4 AND seq >= $2::int4 ORDER BY seq LIMIT $6::int8) y"
-     " WHERE y.at > now() - $5::int8 * interval '1 millisecond' ORDER BY y.seq LIMIT 1), 2147483647)"
+     " (SELECT seq, at, classes FROM lane_log WHERE lane = $1::int4 AND seq >= $2::int4 ORDER BY seq LIMIT $6::int8) y"
+     " WHERE (y.classes & $3::int2) <> 0 AND y.at > now() - $5::int8 * interval '1 millisecond' ORDER BY y.seq LIMIT 1), 2147483647)"
      " ORDER BY seq LIMIT $6::int8) l) e ORDER BY e.seq"},
     /* Most are decided by now, so that is asked first; the header is read only for those that are not. */
     {"undecided",

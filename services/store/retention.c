@@ -108,7 +108,8 @@ static void unblock(struct retention *r) {
 
 static void block(struct retention *r, const char *reason, const char *who, const char *what) {
     char at[32], text[sizeof(r->said)];
-    struct metric *m = metric_get(r->blocked, reason, strcmp(reason, "undecided") ? who : "");
+    bool named = !strcmp(reason, "cursor") || !strcmp(reason, "due");
+    struct metric *m = metric_get(r->blocked, reason, named ? who : "");
     metric_set(m, 1);
     if (r->blocking_n < BLOCKED_MAX)
         r->blocking[r->blocking_n++] = m;
@@ -181,7 +182,6 @@ static void begin_task(struct retention *r) {
     case RETENTION_LANES:
     case RETENTION_REST:
         unblock(r);
-        r->said[0] = 0;
         lanes_next(r);
     }
 }
@@ -216,8 +216,8 @@ static void looked(struct retention *r, const PGresult *res) {
         return;
     }
     int64_t keep_ms = r->store->o.retention_ms, oldest = retention_oldest_ms(&r->view);
-    int64_t late_ms = oldest == INT64_MAX ? 0
-                                          : r->view.now_us / 1000 - keep_ms - oldest - (int64_t)r->view.seconds * 1000;
+    int64_t late_ms =
+        oldest == INT64_MAX ? 0 : r->view.now_us / 1000 - keep_ms - oldest - (int64_t)r->view.seconds * 1000;
     metric_set(r->overdue, late_ms > 0 ? (double)late_ms / 1000 : 0);
     r->lanes_period = INT64_MIN;
     r->task = retention_next(&r->view, keep_ms);
@@ -263,7 +263,7 @@ static void lanes_looked(struct retention *r, const PGresult *res) {
     if (pg_get_int64(res, 0, 0) > 0) {
         char lane[32];
         snprintf(lane, sizeof(lane), "lane %d", pg_get_int32(res, 0, 1));
-        block(r, "lane", "", lane);
+        block(r, "lane", lane, "not finished");
         lanes_next(r);
     } else if (last_ms > retention_oldest_ms(&r->view)) {
         lanes_next(r);
@@ -422,6 +422,8 @@ static void answered(struct retention *r, const PGresult *res) {
         break;
     case STEP_AUDIT:
         r->more |= was_full(res);
+        if (r->blocking_n == 0)
+            r->said[0] = 0;
         rest(r);
         break;
     }

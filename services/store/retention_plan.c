@@ -55,8 +55,8 @@ struct retention_task retention_next(const struct retention_view *v, int64_t ret
             return (struct retention_task){RETENTION_FINALIZE, v->tables[i].kind, v->tables[i].period};
     for (size_t i = 0; i < v->tables_n; i++) {
         const struct retention_table *t = &v->tables[i];
-        bool dead = of_pair(t->kind) ? retention_end_ms(v, t->period) <= v->floor_ms
-                                     : lanes_old(v, t->period, retention_ms);
+        bool dead =
+            of_pair(t->kind) ? retention_end_ms(v, t->period) <= v->floor_ms : lanes_old(v, t->period, retention_ms);
         if (t->state == TABLE_LOOSE && dead)
             return (struct retention_task){RETENTION_REMOVE, t->kind, t->period};
     }
@@ -135,9 +135,9 @@ const char retention_look_sql[] =
 
 const char retention_roll_sql[] =
     ROLL("g.seq - coalesce(s.seq, 0) >= 1000") ","
-    " k AS (INSERT INTO lane_stat (lane, seq) SELECT lane, to_seq FROM t"
-    " ON CONFLICT (lane) DO UPDATE SET seq = excluded.seq)"
-    " INSERT INTO stat " STAT_COLUMNS " " STAT_SUMS;
+                                               " k AS (INSERT INTO lane_stat (lane, seq) SELECT lane, to_seq FROM t"
+                                               " ON CONFLICT (lane) DO UPDATE SET seq = excluded.seq)"
+                                               " INSERT INTO stat " STAT_COLUMNS " " STAT_SUMS;
 
 const char retention_compact_sql[] =
     "WITH many AS MATERIALIZED (SELECT count(*) > 200 AS yes FROM (SELECT FROM stat LIMIT 201) s),"
@@ -242,10 +242,13 @@ void retention_fold_sql(int64_t period, char *out) {
         "    RAISE EXCEPTION 'a lane was opened again' USING ERRCODE = '55P03';\n"
         "  END IF;\n"
         "  " ROLL("l.lane::int8 >= %lld AND l.lane::int8 < %lld") " INSERT INTO stat " STAT_COLUMNS " " STAT_SUMS ";\n"
-        "  DELETE FROM lane_stat WHERE lane::int8 >= %lld AND lane::int8 < %lld;\n"
-        "  DELETE FROM sub_vec WHERE lane::int8 >= %lld AND lane::int8 < %lld;\n"
-        "  DELETE FROM lane WHERE lane::int8 >= %lld AND lane::int8 < %lld;\n"
-        "END $$",
+                                                                  "  DELETE FROM lane_stat WHERE lane::int8 >= %lld "
+                                                                  "AND lane::int8 < %lld;\n"
+                                                                  "  DELETE FROM sub_vec WHERE lane::int8 >= %lld AND "
+                                                                  "lane::int8 < %lld;\n"
+                                                                  "  DELETE FROM lane WHERE lane::int8 >= %lld AND "
+                                                                  "lane::int8 < %lld;\n"
+                                                                  "END $$",
         lo, hi, lo, hi, lo, hi, lo, hi, lo, hi);
 }
 
@@ -253,11 +256,13 @@ void retention_settle_sql(const char *ids, char *out) {
     put(out,
         "WITH " STAT_TOP ", " STAT_POS ","
         " due AS (DELETE FROM delivery_due WHERE sub IN (%s) RETURNING sub),"
-        " open AS (SELECT p.sub, count(*) AS n FROM pos p CROSS JOIN LATERAL " STAT_OPEN("1000000000") " o"
-        " WHERE p.sub IN (%s) GROUP BY p.sub UNION ALL SELECT sub, count(*) FROM due GROUP BY sub),"
-        " counted AS (INSERT INTO stat (sub, discarded) SELECT sub, sum(n) FROM open GROUP BY sub),"
-        " vec AS (DELETE FROM sub_vec WHERE sub IN (%s))"
-        " UPDATE subscription SET settled = true WHERE id IN (%s) AND state = 'deleted' AND NOT settled",
+        " open AS (SELECT p.sub, count(*) AS n FROM pos p CROSS JOIN LATERAL " STAT_OPEN(
+            "1000000000") " o"
+                          " WHERE p.sub IN (%s) GROUP BY p.sub UNION ALL SELECT sub, count(*) FROM due GROUP BY sub),"
+                          " counted AS (INSERT INTO stat (sub, discarded) SELECT sub, sum(n) FROM open GROUP BY sub),"
+                          " vec AS (DELETE FROM sub_vec WHERE sub IN (%s))"
+                          " UPDATE subscription SET settled = true WHERE id IN (%s) AND state = 'deleted' AND NOT "
+                          "settled",
         ids, ids, ids, ids);
 }
 

@@ -49,13 +49,13 @@ extern const char retention_roll_sql[];    /* lanes that are 1,000 entries behin
 extern const char retention_compact_sql[]; /* many rows of stat to one for each subscription */
 void retention_raise_sql(int64_t floor_ms, char *out);
 void retention_lower_sql(int64_t from_ms, int64_t to_ms, char *out);
-void retention_sweep_sql(int64_t floor_ms, char *out);              /* rows of checks that are over */
-void retention_blocked_sql(int64_t floor_ms, char *out);            /* reason, who, what; no row = nothing blocks */
-void retention_undecided_sql(int64_t period, char *out);            /* the same, by the whole pair; only `undecided` */
+void retention_sweep_sql(int64_t floor_ms, char *out);   /* rows of checks that are over */
+void retention_blocked_sql(int64_t floor_ms, char *out); /* reason, who, what; no row = nothing blocks */
+void retention_undecided_sql(int64_t period, char *out); /* the same, by the whole pair; only `undecided` */
 void retention_detach_sql(enum partition_kind k, int64_t period, bool finalize, char *out);
-void retention_drop_sql(int64_t period, char *out);                 /* a detached pair */
+void retention_drop_sql(int64_t period, char *out); /* a detached pair */
 void retention_remove_sql(enum partition_kind k, int64_t period, char *out);
-void retention_lanes_sql(int64_t period, char *out);                /* unfinished lanes, one of them, time of the last entry */
-void retention_fold_sql(int64_t period, char *out);                 /* finished lanes to stat, and away */
-void retention_settle_sql(const char *ids, char *out);              /* deleted subscriptions: what is open is discarded */
+void retention_lanes_sql(int64_t period, char *out);   /* unfinished lanes, one of them, time of the last entry */
+void retention_fold_sql(int64_t period, char *out);    /* finished lanes to stat, and away */
+void retention_settle_sql(const char *ids, char *out); /* deleted subscriptions: what is open is discarded */
 void retention_chunk_sql(const char *table, int64_t keep_ms, int rows, char *out); /* old rows of attempt, audit */

@@ -10,8 +10,8 @@
 #include "store/stat_sql.h"
 #include "store/view_private.h"
 
-#define OPEN_MAX 100000
-#define TEXT_OF(x) TEXT_OF_(x)
+#define OPEN_MAX    100000
+#define TEXT_OF(x)  TEXT_OF_(x)
 #define TEXT_OF_(x) #x
 
 /* clang-format off */

@@ -52,7 +52,8 @@ const struct conf_option config_options[] = {
     O("store.dead_after", CONF_DURATION_MS, "5s", 500, 60000, dead_after_ms,
       "A worker whose heartbeat stands still so long is taken over."),
     O("store.retention", CONF_DURATION_MS, "7d", 2000, 315360000000, retention_ms,
-      "Ids older than this are dropped, a partition at a time, once nothing of it is alive; longer than limits.id_past."),
+      "Ids older than this are dropped, a partition at a time, once nothing of it is alive; longer than "
+      "limits.id_past."),
     O("store.audit_retention", CONF_DURATION_MS, "400d", 60000, 3153600000000, audit_ms,
       "Older audit rows are deleted."),
     O("store.statement_timeout", CONF_DURATION_MS, "5s", 100, 600000, statement_timeout_ms, "Limit of one read."),
