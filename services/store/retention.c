@@ -50,6 +50,7 @@ enum step {
     STEP_LANES_REMOVE,
     STEP_SETTLE,
     STEP_COMPACT,
+    STEP_PRUNE,
     STEP_ATTEMPTS,
     STEP_AUDIT,
 };
@@ -259,11 +260,14 @@ static void lanes_next(struct retention *r) {
 
 /* Ids of an entry are at most id_future ahead of its time: all of them are gone when the oldest pair begins behind it. */
 static void lanes_looked(struct retention *r, const PGresult *res) {
-    int64_t last_ms = pg_get_time_us(res, 0, 2) / 1000 + r->store->o.id_future_ms;
-    if (pg_get_int64(res, 0, 0) > 0) {
+    enum { IN_USE, SEALED, FIRST, LAST };
+    int64_t last_ms = pg_get_time_us(res, 0, LAST) / 1000 + r->store->o.id_future_ms;
+    if (pg_get_int64(res, 0, SEALED) > 0) {
         char lane[32];
-        snprintf(lane, sizeof(lane), "lane %d", pg_get_int32(res, 0, 1));
-        block(r, "lane", lane, "not finished");
+        snprintf(lane, sizeof(lane), "lane %d", pg_get_int32(res, 0, FIRST));
+        block(r, "lane", lane, "is not finished");
+        lanes_next(r);
+    } else if (pg_get_int64(res, 0, IN_USE) > 0) {
         lanes_next(r);
     } else if (last_ms > retention_oldest_ms(&r->view)) {
         lanes_next(r);
@@ -276,6 +280,12 @@ static void lanes_looked(struct retention *r, const PGresult *res) {
 static void chunk(struct retention *r, enum step step, const char *table, int64_t keep_ms) {
     retention_chunk_sql(table, keep_ms, CHUNK_ROWS, r->sql);
     ask(r, step, r->sql);
+}
+
+static void prune(struct retention *r) {
+    int64_t oldest = retention_oldest_ms(&r->view);
+    retention_prune_sql(oldest == INT64_MAX ? 0 : oldest - r->store->o.id_future_ms, CHUNK_ROWS, r->sql);
+    ask(r, STEP_PRUNE, r->sql);
 }
 
 static bool was_full(const PGresult *res) {
@@ -414,6 +424,10 @@ static void answered(struct retention *r, const PGresult *res) {
         ask(r, STEP_COMPACT, retention_compact_sql);
         break;
     case STEP_COMPACT:
+        prune(r);
+        break;
+    case STEP_PRUNE:
+        r->more |= was_full(res);
         chunk(r, STEP_ATTEMPTS, "attempt", r->store->o.retention_ms);
         break;
     case STEP_ATTEMPTS:

@@ -221,7 +221,8 @@ static long long lane_from(int64_t period) {
 
 void retention_lanes_sql(int64_t period, char *out) {
     put(out,
-        "SELECT count(*) FILTER (WHERE l.state <> 'drained'), min(l.lane) FILTER (WHERE l.state <> 'drained'),"
+        "SELECT count(*) FILTER (WHERE l.state = 'open'), count(*) FILTER (WHERE l.state = 'sealed'),"
+        " coalesce(min(l.lane) FILTER (WHERE l.state = 'sealed'), 0),"
         " coalesce(max(g.at), 'epoch') FROM lane l LEFT JOIN LATERAL (SELECT g.at FROM lane_log g"
         " WHERE g.lane = l.lane ORDER BY g.seq DESC LIMIT 1) g ON true"
         " WHERE l.lane::int8 >= %lld AND l.lane::int8 < %lld",
@@ -271,4 +272,19 @@ void retention_chunk_sql(const char *table, int64_t keep_ms, int rows, char *out
         "DELETE FROM %s WHERE ctid = ANY (ARRAY(SELECT ctid FROM %s WHERE at < now() - %lld * interval '1 ms'"
         " ORDER BY at LIMIT %d))",
         table, table, (long long)keep_ms, rows);
+}
+
+/*
+ * Only of lanes in use: their owner writes at the end. Once a lane is sealed its seal must stay where the owner would
+ * write next, so nothing of it is touched. Cursors are read from the last 2,500 entries.
+ */
+void retention_prune_sql(int64_t before_ms, int rows, char *out) {
+    put(out,
+        "DELETE FROM lane_log e USING (SELECT g.lane, g.seq FROM (SELECT l.lane, least(s.seq, g.seq - 2500) AS upto"
+        " FROM lane l JOIN lane_stat s ON s.lane = l.lane CROSS JOIN LATERAL (SELECT g.seq FROM lane_log g"
+        " WHERE g.lane = l.lane ORDER BY g.seq DESC LIMIT 1) g WHERE l.state = 'open') t CROSS JOIN LATERAL"
+        " (SELECT g.lane, g.seq, g.at FROM lane_log g WHERE g.lane = t.lane ORDER BY g.seq LIMIT %d) g"
+        " WHERE g.seq <= t.upto AND g.at < to_timestamp(%lld / 1000.0) LIMIT %d) d"
+        " WHERE e.lane = d.lane AND e.seq = d.seq",
+        rows, (long long)before_ms, rows);
 }

@@ -55,7 +55,10 @@ void retention_undecided_sql(int64_t period, char *out); /* the same, by the who
 void retention_detach_sql(enum partition_kind k, int64_t period, bool finalize, char *out);
 void retention_drop_sql(int64_t period, char *out); /* a detached pair */
 void retention_remove_sql(enum partition_kind k, int64_t period, char *out);
-void retention_lanes_sql(int64_t period, char *out);   /* unfinished lanes, one of them, time of the last entry */
+void retention_lanes_sql(int64_t period,
+                         char *out); /* lanes in use, sealed ones, one of these, time of the last entry */
 void retention_fold_sql(int64_t period, char *out);    /* finished lanes to stat, and away */
 void retention_settle_sql(const char *ids, char *out); /* deleted subscriptions: what is open is discarded */
 void retention_chunk_sql(const char *table, int64_t keep_ms, int rows, char *out); /* old rows of attempt, audit */
+/* Entries of lanes in use that are rolled up, older than this and far behind the end: nobody reads them any more. */
+void retention_prune_sql(int64_t before_ms, int rows, char *out);

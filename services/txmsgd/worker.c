@@ -88,6 +88,13 @@ static void on_adopted_fenced(void *arg, int32_t number) {
     a->gone = true; /* inside a callback of the lane: the next look frees it */
 }
 
+/* Entries behind the seal: cursors are written again every so many of them. */
+static void on_adopted_committed(void *arg, int32_t lane, int32_t seq, int64_t at_us, const struct lane_confirmed *conf,
+                                 uint32_t n) {
+    struct adopted *a = arg;
+    forward_committed(a->worker->forward, lane, seq, at_us, conf, n);
+}
+
 static void on_adopted(void *arg, int32_t number, int32_t next_seq) {
     struct worker *w = arg;
     struct adopted *a = mem_zalloc(sizeof(*a));
@@ -98,7 +105,7 @@ static void on_adopted(void *arg, int32_t number, int32_t next_seq) {
     }
     *a = (struct adopted){.worker = w, .number = number};
     list_add_tail(&w->adopted, &a->link);
-    const struct lane_owner owner = {.fenced = on_adopted_fenced, .arg = a};
+    const struct lane_owner owner = {.committed = on_adopted_committed, .fenced = on_adopted_fenced, .arg = a};
     static const struct uuid none;
     int r = lane_adopt(w->loop, w->store, &none, number, next_seq, &owner, &a->lane);
     if (r == 0)

@@ -191,3 +191,26 @@ def test_outlives_what_it_counted(world):
     assert stats(world) == (totals, subs)
     assert world.sql("SELECT count(*) FROM lane WHERE state = 'drained'")[0][0] == 0
     assert world.sql("SELECT count(*) FROM stat")[0][0] < 1000
+
+
+def test_lane_in_use_stays_bounded(world):
+    """A lane lives as long as its process: what is rolled up and past retention leaves it from the front."""
+    topic = world.unique("t")
+    world.apply(topics=[topic], subscriptions=[subscription(topic, topic, {"discard": {}})])
+
+    def ends():
+        return world.sql("SELECT min(g.seq), max(g.seq) FROM lane_log g JOIN lane l USING (lane) WHERE l.state = 'open'")[0]
+
+    while (ends()[1] or 0) < 4000:
+        for _ in range(100):
+            world.client.publish([message(topic)])
+    wait_until(lambda: ends()[0] > 1000, LONG, "the front of the lane is gone")
+    first, last = ends()
+    assert last - first >= 2499
+    wait_until(lambda: stats(world)[1][topic]["in_flight"] == 0, LONG, "all is delivered")
+    assert stats(world)[1][topic]["delivered"] >= 2000
+    before = stats(world)
+    world.txmsgd.kill()
+    world.txmsgd.start()
+    wait_until(lambda: world.sql("SELECT count(*) FROM lane WHERE state = 'sealed'")[0][0] == 0, LONG, "the lane is finished")
+    assert stats(world) == before
