@@ -1,11 +1,15 @@
 """Fixtures of all pytest suites. A module's world has its options in OPTIONS of the module."""
 
+import os
 import pathlib
 import sys
 
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+# Children are started while calls are under way; they only exec, and must not try to repair gRPC first.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from harness import protos
 

@@ -87,12 +87,16 @@ class Mix:
         dice, client, target = random.Random(seed), None, None
         while not self.stop.is_set():
             if target != self.world.txmsgd.grpc:
+                if client:
+                    client.close()
                 target = self.world.txmsgd.grpc
                 client = Client(target)
             with contextlib.suppress(grpc.RpcError, ValueError):
                 self.act(client, dice)
                 self.done += 1
             self.stop.wait(0.002)
+        if client:
+            client.close()
 
     def __enter__(self):
         for t in self.threads:
