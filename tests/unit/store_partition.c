@@ -58,6 +58,16 @@ static void test_narrow_periods_are_bounded(void **state) {
     assert_true(missing(&l, 1000, needs) <= PARTITION_NEEDS_MAX);
 }
 
+static void test_nothing_is_made_below_the_floor(void **state) {
+    struct partition_layout l = layout(60);
+    struct partition_need needs[PARTITION_NEEDS_MAX];
+    l.floor_ms = noon_us / 1000 - 5 * 60000;
+    size_t n = missing(&l, 3, needs);
+    assert_int_equal(n, 2 * (5 + 1 + 3) + (1 + 1 + 3));
+    for (size_t i = 0; i < n; i++)
+        assert_true(needs[i].kind == PARTITION_LANE_LOG || needs[i].period * 60000 >= l.floor_ms);
+}
+
 static void test_what_is_there_is_not_made_again(void **state) {
     struct partition_layout l = layout(DAY);
     struct partition_need needs[PARTITION_NEEDS_MAX];
@@ -129,6 +139,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fresh_schema_needs_a_day_back_and_ahead),
         cmocka_unit_test(test_narrow_periods_are_bounded),
+        cmocka_unit_test(test_nothing_is_made_below_the_floor),
         cmocka_unit_test(test_what_is_there_is_not_made_again),
         cmocka_unit_test(test_window_ends_at_the_first_gap),
         cmocka_unit_test(test_lane_numbers),
