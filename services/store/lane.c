@@ -211,6 +211,22 @@ static void sweep_batch(struct lane *l, uint64_t now) {
     }
 }
 
+/*
+ * A server that owes an answer for as long as a worker may be silent is given up, whatever TCP thinks of it: the backend may be
+ * stopped, or a proxy between holds a connection whose other end is gone. Seen at two sweeps, because after this process
+ * itself stood still the answer may be waiting to be read.
+ */
+static void sweep_silence(struct lane *l) {
+    int64_t limit = l->store->o.dead_after_ms > 0 ? l->store->o.dead_after_ms : 5000;
+    bool silent = pg_conn_silent_ms(l->conn) > (uint64_t)limit;
+    if (silent && l->silent && pg_conn_ready(l->conn)) {
+        LOG_WARN("store", "lane %d: PostgreSQL has been silent for %lld ms, connecting again", l->number,
+                 (long long)limit);
+        lane_reconnect(l);
+    }
+    l->silent = silent;
+}
+
 /* Waiting too long for a store that is away, or past the deadline. */
 static void on_sweep(void *arg) {
     struct lane *l = arg;
@@ -228,6 +244,7 @@ static void on_sweep(void *arg) {
         }
     }
     sweep_batch(l, now);
+    sweep_silence(l);
     l->depth--;
     timer_arm(l->sweep, SWEEP_MS);
     if (l->closing && l->state == LANE_DOWN && l->number == 0 && list_empty(&l->queue))

@@ -312,9 +312,15 @@ static void on_result(struct pg_run *run, int i, PGresult *r) {
     }
 }
 
+static void become_unknown(struct lane *l) {
+    if (l->state != LANE_UNKNOWN && l->state != LANE_RESOLVING)
+        lane_count_unknown(UNKNOWN_LOST);
+    l->state = LANE_UNKNOWN;
+}
+
 static void trip_failed(struct lane *l) {
     /* Nothing certain is known about what was sent: let the noop decide. */
-    l->state = LANE_UNKNOWN;
+    become_unknown(l);
     lane_reconnect(l);
 }
 
@@ -350,7 +356,7 @@ static void on_done(struct pg_run *run, const struct pg_error *err) {
     }
     if (err->cls == PG_LOST) {
         lane_count_error(PG_LOST);
-        l->state = LANE_UNKNOWN;
+        become_unknown(l);
         return;
     }
     if (b->trip == TRIP_ROLLBACK) {
@@ -441,7 +447,8 @@ void commit_again(struct lane *l) {
 
 /* --- unknown outcome --- */
 
-static void resolved_dead(struct lane *l) {
+static void resolved_dead(struct lane *l, enum unknown_end how) {
+    lane_count_unknown(how);
     LOG_WARN("store", "lane %d seq %d: the commit of unknown outcome is dead, running it again", l->number, l->b.seq);
     l->next_seq = l->b.seq + 1;
     l->b.exact = true;
@@ -468,15 +475,18 @@ static void on_look(void *arg, PGresult *r, const struct pg_error *err) {
     }
     char kind = *PQgetvalue(r, 0, 0);
     if (kind == 'S') {
+        lane_count_unknown(UNKNOWN_FENCED);
         lane_fenced(l);
     } else if ((kind == 'D' || kind == 'P') && pg_get_int64(r, 0, 1) == l->b.nonce) {
         LOG_WARN("store", "lane %d seq %d: the commit of unknown outcome is stored", l->number, l->b.seq);
+        lane_count_unknown(UNKNOWN_COMMITTED);
         l->b.at_us = pg_get_time_us(r, 0, 2);
         committed(l);
     } else if (kind == 'N') {
-        resolved_dead(l);
+        resolved_dead(l, UNKNOWN_DEAD_EARLIER);
     } else {
         LOG_ERROR("store", "lane %d seq %d: a foreign entry (kind %c) stands here", l->number, l->b.seq, kind);
+        lane_count_unknown(UNKNOWN_FOREIGN);
         lane_fenced(l);
     }
 }
@@ -496,7 +506,7 @@ static void noop_done(struct pg_run *run, const struct pg_error *err) {
         return;
     }
     if (l->noop_written) {
-        resolved_dead(l);
+        resolved_dead(l, UNKNOWN_DEAD);
         return;
     }
     struct pg_params p;

@@ -7,12 +7,19 @@
 
 static struct metric_family *errors;
 static struct metric *size, *decided[2][4]; /* by verdict - 1 and origin */
+static struct metric *unknown[UNKNOWN_ENDS];
 
 static void make(void) {
     errors = metric_family(METRIC_COUNTER, "txmsg_store_errors_total", "class",
                            "Failed group commits by class of error.", 16);
     for (int c = PG_CONFLICT; c <= PG_BUG; c++)
         metric_get(errors, pg_class_name((enum pg_class)c));
+    struct metric_family *u =
+        metric_family(METRIC_COUNTER, "txmsg_unknown_commits_total", "resolution",
+                      "Commits whose answer was lost, and what they turned out to be.", UNKNOWN_ENDS);
+    static const char *const ends[] = {"lost", "dead", "dead_earlier", "committed", "fenced", "foreign"};
+    for (size_t i = 0; i < UNKNOWN_ENDS; i++)
+        unknown[i] = metric_get(u, ends[i]);
     size = metric_get(
         metric_family(METRIC_HISTOGRAM, "txmsg_group_commit_size", "", "Operations in one group commit.", 1));
     struct metric_family *f = metric_family(METRIC_COUNTER, "txmsg_decisions_total", "decision,origin",
@@ -37,4 +44,8 @@ void lane_count_commit(uint32_t ops) {
 
 void lane_count_decision(const struct lane_op *op) {
     metric_add(decided[op->kind == OP_CANCEL ? TX_ROLLED_BACK - 1 : TX_COMMITTED - 1][op->origin], 1);
+}
+
+void lane_count_unknown(enum unknown_end e) {
+    metric_add(unknown[e], 1);
 }

@@ -114,6 +114,7 @@ struct lane {
     void (*named)(struct pg_run *run, const struct pg_error *err);
     char set_name[128];
     bool noop_written;
+    bool silent; /* at the last sweep the connection had been silent for too long */
     void (*closed)(void *arg);
     void *closed_arg;
 };
@@ -160,6 +161,17 @@ void lane_metrics_init(void);
 void lane_count_error(enum pg_class c);
 void lane_count_commit(uint32_t ops);
 void lane_count_decision(const struct lane_op *op);
+/* How a commit of unknown outcome ended, or that there is one (LOST). */
+enum unknown_end {
+    UNKNOWN_LOST,         /* the connection ended, or a warning came, with a batch in flight */
+    UNKNOWN_DEAD,         /* our N stands there: the old attempt can never commit */
+    UNKNOWN_DEAD_EARLIER, /* an earlier N of ours, whose answer was lost */
+    UNKNOWN_COMMITTED,    /* our own row stands there */
+    UNKNOWN_FENCED,       /* somebody's S stands there */
+    UNKNOWN_FOREIGN,      /* something stands there that nobody should have written */
+    UNKNOWN_ENDS
+};
+void lane_count_unknown(enum unknown_end e);
 
 /* lane.c */
 void lane_try(struct lane *l);

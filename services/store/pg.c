@@ -29,6 +29,7 @@ struct pg_conn {
     int poll_fd, poll_events;
     struct list runs;
     unsigned runs_n;
+    uint64_t heard_ns;   /* loop's time of the last result, or of the begin of the first run after a rest */
     struct timer *timer; /* connect deadline, or time of the next attempt */
     struct pg_run prepare;
     unsigned failures;
@@ -194,6 +195,7 @@ static void process(struct pg_conn *c) {
         if (!r->ended && r->got >= r->sent)
             break;
         PGresult *res = PQgetResult(c->pg);
+        c->heard_ns = loop_now_ns(c->loop);
         if (res)
             take_result(c, r, res);
         else if (PQstatus(c->pg) == CONNECTION_BAD)
@@ -453,6 +455,11 @@ unsigned pg_conn_under_way(const struct pg_conn *c) {
     return c->runs_n;
 }
 
+uint64_t pg_conn_silent_ms(const struct pg_conn *c) {
+    uint64_t now = loop_now_ns(c->loop);
+    return c->state == READY && c->runs_n && now > c->heard_ns ? (now - c->heard_ns) / NS_PER_MS : 0;
+}
+
 /* --- runs --- */
 
 int pg_run_begin(struct pg_conn *c, struct pg_run *r) {
@@ -462,6 +469,8 @@ int pg_run_begin(struct pg_conn *c, struct pg_run *r) {
     r->sent = r->got = 0;
     r->ended = false;
     r->error = (struct pg_error){.cls = PG_OK};
+    if (c->runs_n == 0)
+        c->heard_ns = loop_now_ns(c->loop);
     list_add_tail(&c->runs, &r->link);
     c->runs_n++;
     return 0;

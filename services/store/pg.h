@@ -105,6 +105,8 @@ int pg_run_sql(struct pg_run *r, const char *sql, const struct pg_params *p) MUS
 int pg_run_end(struct pg_run *r) MUSTCHECK;
 /* Runs of this connection whose end has not come yet. */
 unsigned pg_conn_under_way(const struct pg_conn *c);
+/* For how long the server has owed a result; 0 = nothing is under way. Its end of TCP may well be alive. */
+uint64_t pg_conn_silent_ms(const struct pg_conn *c);
 
 /* One statement, one result, after its Sync: `done` comes exactly once if 0 was returned; res is NULL unless err->cls is PG_OK. */
 typedef void pg_done_fn(void *arg, PGresult *res, const struct pg_error *err);
