@@ -43,10 +43,22 @@ void cursor_stop(struct sub_cursor *c) {
     }
     list_del(&c->changed);
     list_del(&c->riding);
-    c->staged_n = 0;
+    c->staged_n = c->staged_done = 0;
     c->delivered = c->spilled = 0;
     c->staged = c->read = c->durable;
     c->ready = c->asked = c->blocked = c->passed = false;
+}
+
+void cursor_abandon(struct sub_cursor *c) {
+    uint32_t n = c->staged_done;
+
+    for (uint64_t id = c->window.head; id < c->window.tail; id++) {
+        const struct window_slot *s = window_slot(&c->window, id);
+        n += s->state == WINDOW_DONE || (s->state == WINDOW_FLIGHT && !((const struct parcel *)s->item)->queued);
+    }
+    if (n)
+        metric_add(c->feed->env->duplicates, n);
+    cursor_stop(c);
 }
 
 void cursor_free(struct sub_cursor *c) {
@@ -228,6 +240,7 @@ static int pass(struct sub_cursor *c, struct lane_batch *b) {
     uint32_t n = pop_done(c);
     c->delivered += (int32_t)n;
     c->staged_n += n;
+    c->staged_done += n;
     while ((s = window_head(&c->window)) && s->state == WINDOW_SPILL) {
         struct parcel *p = s->item;
         r = add_spill(c, b, s);
@@ -239,6 +252,7 @@ static int pass(struct sub_cursor *c, struct lane_batch *b) {
         n = pop_done(c);
         c->delivered += (int32_t)n;
         c->staged_n += n + 1;
+        c->staged_done += n;
     }
     return r;
 }
@@ -280,7 +294,7 @@ void cursor_committed(struct sub_cursor *c) {
 
     list_del(&c->riding);
     c->durable = c->staged;
-    c->staged_n = 0;
+    c->staged_n = c->staged_done = 0;
     if (waited)
         c->outlet->env->wake(c->outlet->env->wake_arg, c->outlet);
 }

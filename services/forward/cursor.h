@@ -23,7 +23,8 @@ struct sub_cursor {
     struct tail_reader reader;
     struct window window;
     struct lane_pos read, staged, durable;
-    uint32_t staged_n; /* messages that W passed in the batch in flight */
+    uint32_t staged_n;    /* messages that W passed in the batch in flight */
+    uint32_t staged_done; /* those of them that were delivered */
     int32_t delivered,
         spilled;          /* passed, and not yet counted in any batch: only if a batch was full at the last moment */
     int32_t written_seq;  /* seq of the lane's entry that held this cursor last */
@@ -41,6 +42,8 @@ void cursor_free(struct sub_cursor *c); /* what is under way comes back to nobod
 void cursor_start(struct sub_cursor *c, struct lane_pos pos, int32_t written_seq);
 /* Forgets everything but its durable position and stands still. */
 void cursor_stop(struct sub_cursor *c);
+/* The same when the record of what was sent is lost: what goes on from the durable position sends it again. Counts that. */
+void cursor_abandon(struct sub_cursor *c);
 /* Starts what may be started. */
 void cursor_pump(struct sub_cursor *c);
 /*

@@ -128,7 +128,7 @@ static void rider_lost(void *arg) {
         retry_lost(f->retry);
     end_resting(f, false);
     LIST_FOR (e, &f->cursors)
-        cursor_stop(LIST_ENTRY(e, struct sub_cursor, in_feed));
+        cursor_abandon(LIST_ENTRY(e, struct sub_cursor, in_feed));
     int64_t pause_ms = MIN((int64_t)1000 << MIN(f->restarts, 5u), (int64_t)RESTART_MAX_MS);
     f->restarts++;
     timer_arm(f->timer, (uint64_t)pause_ms);
@@ -369,8 +369,11 @@ void feed_free(struct feed *f) {
     lane_remove_rider(f->lane, &f->rider);
     if (f->load)
         f->load->feed = NULL;
-    while (!list_empty(&f->cursors))
-        cursor_free(LIST_ENTRY(f->cursors.next, struct sub_cursor, in_feed));
+    while (!list_empty(&f->cursors)) {
+        struct sub_cursor *c = LIST_ENTRY(f->cursors.next, struct sub_cursor, in_feed);
+        cursor_abandon(c);
+        cursor_free(c);
+    }
     while (!list_empty(&f->resting))
         drop_resting(LIST_ENTRY(f->resting.next, struct resting, link));
     tail_free(f->tail);

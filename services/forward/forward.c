@@ -265,8 +265,11 @@ static void take_metrics(struct forward_env *env) {
                       "Attempts to deliver: ok, retry (failed), reject (refused for good).", 3 * SERIES_MAX);
     env->seconds = metric_family(METRIC_HISTOGRAM, "txmsg_delivery_seconds", "subscription",
                                  "From the confirmation of a message to its delivery.", SERIES_MAX);
-    f = metric_family(METRIC_COUNTER, "txmsg_possible_duplicates_total", "",
-                      "Attempts of unknown outcome: what is tried again may arrive twice.", 1);
+    f = metric_family(
+        METRIC_COUNTER, "txmsg_possible_duplicates_total", "",
+        "Deliveries that may arrive twice: their outcome is unknown, or their lane was lost before it was "
+        "recorded.",
+        1);
     env->duplicates = metric_get(f);
     f = metric_family(METRIC_COUNTER, "txmsg_delivered_from_total", "source",
                       "Deliveries by where their payload came from: memory or log.", 2);

@@ -251,9 +251,10 @@ void outlet_orphan(struct outlet *o, struct parcel *p) {
 
 /* --- coming back --- */
 
-static void count(struct outlet *o, const struct delivery *d) {
+static void count(struct outlet *o, const struct parcel *p) {
+    const struct delivery *d = &p->d;
     metric_add(d->verdict == SINK_OK ? o->ok : d->verdict == SINK_RETRY ? o->retry : o->reject, 1);
-    if (d->verdict == SINK_RETRY && d->unknown)
+    if (d->verdict == SINK_RETRY && d->unknown && p->origin) /* an orphan was counted when it became one */
         metric_add(o->env->duplicates, 1);
     if (d->verdict == SINK_OK && d->confirmed_us) {
         int64_t us = store_now_us(o->env->store) - d->confirmed_us;
@@ -293,7 +294,7 @@ static void on_done(void *arg, struct delivery *d) {
         queue_add(o, p);
         return;
     }
-    count(o, d);
+    count(o, p);
     judge(o, p);
     p->done(p);
 }

@@ -154,6 +154,22 @@ static void check_books(const struct bench *b, bool exact) {
     }
 }
 
+static int64_t possible_duplicates(void) {
+    return metric_value(metric_get(metric_family(METRIC_COUNTER, "txmsg_possible_duplicates_total", "", "", 1)));
+}
+
+/* Every delivery that was made twice was announced as one that may be, and without a reason none was. */
+static void check_duplicates(const struct bench *b, int64_t counted_before, bool none) {
+    int64_t twice = 0, counted = possible_duplicates() - counted_before;
+
+    for (int s = 1; s <= b->subs; s++)
+        for (uint32_t t = 0; t < world->tx_n; t++)
+            for (uint32_t n = 0; n < FAKE_N; n++)
+                twice += MAX(world->oks[s][t][n] - 1, 0);
+    assert_true(none ? twice == 0 && counted == 0 : twice > 0 && counted >= twice);
+    assert_true(counted <= twice + 64 * b->subs); /* no more than what was under way besides */
+}
+
 /* Until the last records are committed: the books are written after the fact. */
 static void records(struct bench *b) {
     int quiet = 0;
@@ -166,6 +182,7 @@ static void records(struct bench *b) {
 
 static void test_healthy(void **state) {
     struct bench b;
+    int64_t counted = possible_duplicates();
 
     start(&b, 6);
     for (int i = 0; i < 30; i++) {
@@ -178,6 +195,7 @@ static void test_healthy(void **state) {
     for (int s = 1; s <= b.subs; s++)
         assert_int_equal(world->sub[s].sends, world->sub[s].oks);
     assert_int_equal(world->sub[4].most, 1);
+    check_duplicates(&b, counted, true);
     finish(&b);
 }
 
@@ -265,6 +283,7 @@ static void test_takeover(void **state) {
 /* The lane refuses a batch and lives on: what it had passed is delivered again, nothing is skipped. */
 static void test_lost_batch(void **state) {
     struct bench b;
+    int64_t counted = possible_duplicates();
 
     start(&b, 3);
     world->sub[1].fail_percent = 30;
@@ -275,12 +294,14 @@ static void test_lost_batch(void **state) {
     settle(&b);
     records(&b);
     check_books(&b, false);
+    check_duplicates(&b, counted, false);
     finish(&b);
 }
 
 /* Fenced: the lane's memory goes, its deliveries come back to nobody, the next lane serves. */
 static void test_fenced(void **state) {
     struct bench b;
+    int64_t counted = possible_duplicates();
 
     start(&b, 3);
     world->sub[1].delay_ms = 20;
@@ -297,6 +318,7 @@ static void test_fenced(void **state) {
     settle(&b);
     records(&b);
     check_books(&b, false);
+    check_duplicates(&b, counted, false);
     finish(&b);
 }
 
