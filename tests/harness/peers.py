@@ -226,11 +226,14 @@ class CheckEndpoint(HttpPeer):
 
 
 class Proxy:
-    """A TCP proxy in front of a server, to cut connections and to refuse new ones."""
+    """A TCP proxy in front of a server, to cut connections and to refuse new ones; or a hole, into which bytes, ends and new
+    connections fall until it is mended."""
 
     def __init__(self, port):
         self.target = port
         self.open = True
+        self.flow = threading.Event()
+        self.flow.set()
         self.pairs = set()
         self.lock = threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -246,22 +249,31 @@ class Proxy:
             if not self.open:
                 inside.close()
                 continue
-            try:
-                outside = socket.create_connection(("127.0.0.1", self.target), timeout=5)
-            except OSError:
-                inside.close()
-                continue
-            outside.settimeout(None)
-            pair = (inside, outside)
-            with self.lock:
-                self.pairs.add(pair)
-            for source, sink in (pair, pair[::-1]):
-                threading.Thread(target=self._copy, args=(pair, source, sink), daemon=True).start()
+            if self.flow.is_set():
+                self._connect(inside)
+            else:
+                threading.Thread(target=self._connect, args=(inside,), daemon=True).start()
+
+    def _connect(self, inside):
+        self.flow.wait()
+        try:
+            outside = socket.create_connection(("127.0.0.1", self.target), timeout=5)
+        except OSError:
+            inside.close()
+            return
+        outside.settimeout(None)
+        pair = (inside, outside)
+        with self.lock:
+            self.pairs.add(pair)
+        for source, sink in (pair, pair[::-1]):
+            threading.Thread(target=self._copy, args=(pair, source, sink), daemon=True).start()
 
     def _copy(self, pair, source, sink):
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                self.flow.wait()
                 sink.sendall(data)
+        self.flow.wait()
         self._drop(pair)
 
     def _drop(self, pair):
@@ -278,11 +290,16 @@ class Proxy:
         for pair in list(self.pairs):
             self._drop(pair)
 
+    def hole(self):
+        self.flow.clear()
+
     def mend(self):
         self.open = True
+        self.flow.set()
 
     def close(self):
         self.cut()
+        self.flow.set()
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()

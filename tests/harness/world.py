@@ -173,6 +173,16 @@ class World:
         assert not faults, "\n".join(faults)
 
 
+def metric(daemon, name, **labels):
+    """The value of one series of a daemon's /metrics; 0 if there is none."""
+    label = ",".join(f'{key}="{value}"' for key, value in labels.items())
+    series = f"{name}{{{label}}}" if label else name
+    for line in daemon.get("/metrics")[1].splitlines():
+        if line.rpartition(" ")[0] == series:
+            return float(line.rpartition(" ")[2])
+    return 0
+
+
 QUICK_RETRY = {"initial": "50ms", "factor": 1.5, "max": "200ms"}
 
 
