@@ -156,7 +156,7 @@ static void on_timer(void *arg) {
     struct lane *l = arg;
     if (l->state == LANE_WAITING)
         commit_again(l);
-    else if (l->state == LANE_UNKNOWN && pg_conn_ready(l->conn))
+    else if (l->state == LANE_UNKNOWN && lane_connected(l))
         commit_resolve(l);
     else if (l->state == LANE_DOWN && l->number == 0 && pg_conn_ready(l->conn))
         open_lane(l);
@@ -285,6 +285,7 @@ static void on_opened(void *arg, PGresult *r, const struct pg_error *err) {
     }
     l->number = pg_get_int32(r, 0, 0);
     l->next_seq = 1;
+    lane_lost_begin(l, 0);
     rename_connection(l);
     /* A name that a survivor can find; the first batch follows in the same order on this connection. */
     l->state = LANE_OPENING;
@@ -324,10 +325,21 @@ static void open_lane(struct lane *l) {
         open_later(l);
 }
 
+bool lane_connected(const struct lane *l) {
+    return pg_conn_ready(l->conn) && l->checked;
+}
+
 static void on_ready(void *arg) {
     struct lane *l = arg;
     if (l->freed)
         return;
+    if (l->number)
+        lane_lost_look(l);
+    else
+        lane_go_on(l);
+}
+
+void lane_go_on(struct lane *l) {
     switch (l->state) {
     case LANE_UNKNOWN:
         commit_resolve(l);
@@ -523,9 +535,14 @@ int lane_new(struct loop *loop, struct store *s, const struct uuid *run, const s
              struct lane **ret) {
     struct lane *l;
     int r = lane_make(loop, s, run, owner, &l);
-    if (r == 0 && (r = connect_lane(l)) < 0)
-        lane_free(l);
+    if (r < 0)
+        return r;
+    r = lane_lost_init(l);
     if (r == 0)
+        r = connect_lane(l);
+    if (r < 0)
+        lane_free(l);
+    else
         *ret = l;
     return r;
 }
@@ -539,6 +556,7 @@ int lane_adopt(struct loop *loop, struct store *s, const struct uuid *run, int32
     l->adopted = true;
     l->number = number;
     l->next_seq = next_seq;
+    lane_lost_begin(l, next_seq - 1);
     r = connect_lane(l);
     if (r < 0)
         lane_free(l);
@@ -584,6 +602,7 @@ void lane_free(struct lane *l) {
     mem_free(l->b.check_ends);
     mem_free(l->b.spills);
     mem_free(l->b.delivery_ends);
+    lane_lost_deinit(l);
     cache_deinit(&l->cache);
     hmap_deinit(&l->in_batch);
     for (size_t i = 0; i < ARRAYS; i++)

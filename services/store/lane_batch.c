@@ -72,6 +72,15 @@ static const struct pg_stmt batch_stmts[] = {
     {"lane_flush", "SELECT pg_logical_emit_message(true, 'txmsg', ''::text)"},
     {"lane_look", "SELECT kind, nonce, at FROM lane_log WHERE lane = $1::int4 AND seq = $2::int4"},
     {"lane_seal", "INSERT INTO lane_log (lane, seq, kind, nonce) VALUES ($1::int4, $2::int4, 'S', $3::int8)"},
+    /* Only while the lane is still this run's. */
+    {"lane_seal_rest",
+     "INSERT INTO lane_log (lane, seq, kind, nonce) SELECT l.lane, coalesce((SELECT g.seq FROM lane_log g"
+     " WHERE g.lane = $1::int4 ORDER BY g.seq DESC LIMIT 1), 0) + 1, 'S', 0 FROM lane l"
+     " WHERE l.lane = $1::int4 AND l.run = $2::uuid AND l.state = 'open'"},
+    {"lane_tip",
+     "SELECT coalesce((SELECT g.seq FROM lane_log g WHERE g.lane = $1::int4 ORDER BY g.seq DESC LIMIT 1), 0),"
+     " (SELECT g.nonce FROM lane_log g WHERE g.lane = $1::int4 AND g.seq = $2::int4),"
+     " EXISTS (SELECT FROM lane l WHERE l.lane = $1::int4)"},
     {"lane_sealed", "UPDATE lane SET state = 'sealed' WHERE lane = $1::int4 AND run = $2::uuid AND state = 'open'"},
     {NULL, NULL},
 };

@@ -46,6 +46,7 @@ static void answer_winner(struct lane *l, struct lane_op *op) {
     op->state = !op->won_decision ? TX_PREPARED : op->kind == OP_CANCEL ? TX_CANCELLED : TX_CONFIRMED;
     if (op->won_decision)
         lane_count_decision(op);
+    lane_lost_remember(l, op);
     lane_op_end(l, op, OP_OK);
 }
 
@@ -82,6 +83,7 @@ static void batch_end(struct lane *l) {
 static void committed(struct lane *l) {
     struct lane_batch *b = &l->b;
     lane_count_commit(b->ops_n);
+    lane_lost_acknowledged(l, b->seq, b->nonce);
     l->next_seq = b->seq + 1;
     l->failures = 0;
     l->depth++;
@@ -438,7 +440,7 @@ void commit_again(struct lane *l) {
         batch_end(l);
         return;
     }
-    if (!pg_conn_ready(l->conn)) { /* nothing of it is stored; it goes on with the next connection */
+    if (!lane_connected(l)) { /* nothing of it is stored; it goes on with the next connection */
         l->state = LANE_WAITING;
         return;
     }

@@ -7,7 +7,7 @@
 
 static struct metric_family *errors;
 static struct metric *size, *decided[2][4]; /* by verdict - 1 and origin */
-static struct metric *unknown[UNKNOWN_ENDS];
+static struct metric *unknown[UNKNOWN_ENDS], *lost_commits, *lost_operations;
 
 static void make(void) {
     errors = metric_family(METRIC_COUNTER, "txmsg_store_errors_total", "class",
@@ -20,6 +20,11 @@ static void make(void) {
     static const char *const ends[] = {"lost", "dead", "dead_earlier", "committed", "fenced", "foreign"};
     for (size_t i = 0; i < UNKNOWN_ENDS; i++)
         unknown[i] = metric_get(u, ends[i]);
+    lost_commits =
+        metric_get(metric_family(METRIC_COUNTER, "txmsg_lost_commits_total", "",
+                                 "Acknowledged entries of lanes that the database does not have any more.", 1));
+    lost_operations = metric_get(metric_family(METRIC_COUNTER, "txmsg_lost_operations_total", "",
+                                               "Operations answered OK in lost entries, as far as remembered.", 1));
     size = metric_get(
         metric_family(METRIC_HISTOGRAM, "txmsg_group_commit_size", "", "Operations in one group commit.", 1));
     struct metric_family *f = metric_family(METRIC_COUNTER, "txmsg_decisions_total", "decision,origin",
@@ -48,4 +53,9 @@ void lane_count_decision(const struct lane_op *op) {
 
 void lane_count_unknown(enum unknown_end e) {
     metric_add(unknown[e], 1);
+}
+
+void lane_count_lost(uint32_t entries, uint64_t operations) {
+    metric_add(lost_commits, entries);
+    metric_add(lost_operations, (int64_t)operations);
 }

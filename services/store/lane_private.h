@@ -16,7 +16,8 @@ enum {
     PROGRESS_MAX = 48,    /* cursors in one lane row */
     COUNTS_MAX = 48,
     ARRAYS = 16,
-    STORE_GRACE_MS = 2000, /* how long an operation waits for a store that is away */
+    LANE_REMEMBERED = 16384, /* acknowledged operations that a lane could name if the server lost them */
+    STORE_GRACE_MS = 2000,   /* how long an operation waits for a store that is away */
     TRIP_COMMIT = 3,
     TRIP_ROLLBACK = 9,
 };
@@ -114,6 +115,13 @@ struct lane {
     void (*named)(struct pg_run *run, const struct pg_error *err);
     char set_name[128];
     bool noop_written;
+    /* lane_lost.c: what was acknowledged in this lane */
+    int32_t last_seq;
+    int64_t last_nonce;       /* 0 = not known */
+    struct lane_acked *acked; /* ring of the latest */
+    uint64_t acked_n;
+    bool checked; /* this connection leads to a server that still has it */
+    bool lost_told;
     bool silent; /* at the last sweep the connection had been silent for too long */
     void (*closed)(void *arg);
     void *closed_arg;
@@ -172,6 +180,15 @@ enum unknown_end {
     UNKNOWN_ENDS
 };
 void lane_count_unknown(enum unknown_end e);
+void lane_count_lost(uint32_t entries, uint64_t operations);
+
+/* lane_lost.c */
+int lane_lost_init(struct lane *l) MUSTCHECK;
+void lane_lost_deinit(struct lane *l);
+void lane_lost_begin(struct lane *l, int32_t seq);
+void lane_lost_acknowledged(struct lane *l, int32_t seq, int64_t nonce);
+void lane_lost_remember(struct lane *l, const struct lane_op *op); /* it was won in the present batch and is answered */
+void lane_lost_look(struct lane *l); /* connected: lane_go_on() follows, or the lane is lost and fenced */
 
 /* lane.c */
 void lane_try(struct lane *l);
@@ -182,3 +199,5 @@ void lane_fenced(struct lane *l);
 void lane_pause(struct lane *l, uint64_t ms); /* WAITING, then commit_again */
 void lane_riders_end(struct lane *l, bool committed);
 void lane_reconnect(struct lane *l);
+void lane_go_on(struct lane *l); /* on a new connection to a server that has everything */
+bool lane_connected(const struct lane *l);
