@@ -65,7 +65,7 @@ static int serves_of(const struct migration *m) {
     return v >= 1 && v <= m->version ? (int)v : m->version;
 }
 
-static int known_versions(void) {
+int migrate_known(void) {
     int n = 0;
     while (migrations[n].version)
         n++;
@@ -75,7 +75,7 @@ static int known_versions(void) {
 /* Reads the history and checks that it is a prefix of ours, or ours of it. */
 static int history_read(PGconn *c, struct history *h, struct errmsg *e) {
     CLEANUP(sync_result_cleanup) PGresult *there = NULL;
-    h->known = known_versions();
+    h->known = migrate_known();
     int r = sync_query(c, "SELECT to_regclass('txmsg_migration') IS NOT NULL", 0, NULL, &there, e);
     if (r < 0)
         return r;

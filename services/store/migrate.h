@@ -12,6 +12,7 @@ struct migration {
     const char *sql;
 };
 extern const struct migration migrations[]; /* generated at build time; ends with version 0 */
+int migrate_known(void);                    /* the last version of them */
 
 /* What migrate_up would do, or did: one line each into out. -EPROTO: checksum differs or gap; -ENOTCONN; *e says what to do. */
 int migrate_plan(const char *dsn, struct buf *out, struct errmsg *e) MUSTCHECK;

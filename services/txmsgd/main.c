@@ -11,6 +11,7 @@
 #include "store/migrate.h"
 #include "store/partition.h"
 #include "store/retention.h"
+#include "store/schema.h"
 #include "store/stmts.h"
 #include "store/topo.h"
 #include "txmsgd/worker.h"
@@ -31,6 +32,7 @@ struct daemon {
     struct topo_watch *topo;
     struct partition_keeper *keeper;
     struct retention *retention;
+    struct schema_watch *schema;
     struct timer *look;
     struct message_service *messages;
     struct admin_service *admin;
@@ -39,7 +41,7 @@ struct daemon {
     struct worker *workers[64];
     int workers_n;
     _Atomic bool configured, stopping;
-    bool serving;
+    bool serving, unfit, ending;
 };
 
 /* --- watching --- */
@@ -85,18 +87,37 @@ static void on_look(void *arg) {
     timer_arm(d->look, READY_LOOK_MS);
 }
 
-static void on_signal(void *arg, int signum) {
+static void begin_stop(void *arg) {
     struct daemon *d = arg;
-    if (signum == SIGHUP)
+    if (d->ending) /* a signal and an unfit schema in one turn */
         return;
-    LOG_INFO("txmsgd", "signal %d: draining", signum);
+    d->ending = true;
     atomic_store(&d->stopping, true);
     signals_free(d->signals);
     topo_watch_free(d->topo);
     partition_keeper_free(d->keeper);
     retention_free(d->retention);
+    schema_watch_free(d->schema);
     timer_free(d->look);
     loop_stop(d->loop);
+}
+
+static void on_signal(void *arg, int signum) {
+    struct daemon *d = arg;
+    if (signum == SIGHUP)
+        return;
+    LOG_INFO("txmsgd", "signal %d: draining", signum);
+    begin_stop(d);
+}
+
+/* Whoever starts it again is told at once why it cannot. */
+static void on_unfit(void *arg, const char *why) {
+    struct daemon *d = arg;
+    LOG_ERROR("txmsgd", "%s; draining, then this process ends", why);
+    d->unfit = true;
+    atomic_store(&d->stopping, true);
+    if (loop_post(d->loop, begin_stop, d) < 0)
+        abort();
 }
 
 /* --- starting --- */
@@ -159,6 +180,8 @@ static int start_watching(struct daemon *d, struct errmsg *e) {
         r = partition_keeper_new(d->loop, &d->store, &d->keeper);
     if (r == 0)
         r = retention_new(d->loop, &d->store, &d->retention);
+    if (r == 0)
+        r = schema_watch_new(d->loop, &d->store, on_unfit, d, &d->schema);
     if (r == 0)
         r = timer_new(d->loop, on_look, d, &d->look);
     if (r == 0)
@@ -254,5 +277,5 @@ int main(int argc, char **argv) {
     stop(&d);
     conf_free(d.conf);
     LOG_INFO("txmsgd", "stopped");
-    return r < 0 ? EXIT_FAILED : 0;
+    return r < 0 || d.unfit ? EXIT_FAILED : 0;
 }
