@@ -5,6 +5,11 @@
  * Two connections: `conn` carries the beat and the look at everybody's beats and lanes, which never wait for a lock;
  * `work` what may wait: the take of one lane at a time, drains, the removal of a forgotten worker row. No clock on a
  * wall is believed, neither this machine's nor the database's. @thread of the loop
+ *
+ * A beat says that this worker lives, not that the disk does, so it does not wait for the disk nor for a standby: a disk that stood
+ * still for seconds made every worker take itself for dead, and each other. What a crash of the server takes back is made good by
+ * the next beat: any other number is a change. The row itself is durable before it matters, since the lane that is opened
+ * under it commits behind it in the same log. Takes, seals and drains wait.
  */
 #include "store/run_private.h"
 
@@ -246,26 +251,28 @@ static void on_ready(void *arg) {
 }
 
 static int run_start(struct run *r, int max_adopted) {
-    char options[256], id[UUID_TEXT];
+    char options[256], beat_options[300], id[UUID_TEXT];
     int64_t timeout = r->store->o.statement_timeout_ms > 0 ? r->store->o.statement_timeout_ms : 5000;
     uuid_format(&r->id, id);
     snprintf(r->name, sizeof(r->name), "txmsg-run-%s", id);
     snprintf(options, sizeof(options),
              "-c statement_timeout=%lld -c lock_timeout=1000 -c idle_in_transaction_session_timeout=5000"
-             " -c default_transaction_isolation=read\\ committed -c jit=off",
+             " -c default_transaction_isolation=read\\ committed -c jit=off -c synchronous_commit=on",
              (long long)timeout);
+    snprintf(beat_options, sizeof(beat_options), "%s -c synchronous_commit=off", options);
     int e = run_take_init(r, max_adopted);
     if (e == 0)
         e = timer_new(r->loop, run_tick, r, &r->timer);
     struct pg_conn_options o = {.dsn = r->store->o.dsn,
                                 .application_name = r->name,
-                                .options = options,
+                                .options = beat_options,
                                 .stmts = run_stmts,
                                 .on_ready = on_ready,
                                 .arg = r};
     if (e == 0)
         e = pg_conn_new(r->loop, &o, &r->conn);
     o.application_name = "txmsg-take";
+    o.options = options;
     o.on_ready = NULL;
     if (e == 0)
         e = pg_conn_new(r->loop, &o, &r->work);

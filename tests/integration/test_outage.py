@@ -162,6 +162,45 @@ def pids_of(parent):
         return f.read().split()
 
 
+def test_commits_wait_and_beats_do_not(world, topic):
+    """No commit can end, for want of a synchronous standby: callers hear that nobody knows, the worker does not take itself for dead,
+    and what was under way is found when commits end again."""
+    def beat():
+        return world.sql("SELECT max(beat) FROM worker")[0][0]
+
+    def silences():
+        return world.txmsgd.log.read_text(encoding="utf-8").count("no heartbeat got through")
+
+    before = silences()
+    tx = uuid7()
+    try:
+        world.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        world.sql("SELECT pg_reload_conf()")
+        wait_until(lambda: world.sql("SHOW synchronous_standby_names")[0][0] == "nobody", 10, "the server has read it")
+
+        def waits():
+            nonlocal tx
+            tx = uuid7()
+            try:
+                world.client.messages.Publish(publish_request([message(topic)], tx=tx), timeout=2)
+            except grpc.RpcError as error:
+                assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED), error
+                return True
+            return None # this backend had not read the setting yet
+
+        wait_until(waits, 30, "a commit waits for the standby")
+        begin = beat()
+        wait_until(lambda: beat() >= begin + 8, 60, "beats go on")
+        wait_until(lambda: world.txmsgd.get("/readyz")[0] == 503, 30, "readyz says that nothing can be stored")
+        assert silences() == before
+        assert world.sql("SELECT count(*) FROM lane WHERE state = 'open'")[0][0] == 1
+    finally:
+        world.sql("ALTER SYSTEM RESET synchronous_standby_names")
+        world.sql("SELECT pg_reload_conf()")
+    works_again(world, topic)
+    wait_until(lambda: state_of(world, tx) == CONFIRMED, 30, "the one that waited is stored")
+
+
 def test_batch_during_an_outage(world, topic):
     """Each operation says for itself that it was not stored."""
     world.proxy.cut()
