@@ -1,6 +1,6 @@
 """The lane alone under attack, in programs of their own: by chance (lane-attack: overlapping operations while backends die, the
 wire is cut, tables are locked and the disk is full, and an oracle judges every answer) and step by step (lane-unknown: every
-way to lose the answer of a commit). See tests/lane."""
+way to lose the answer of a commit; lane-corners: rows and refusals that chance does not reach). See tests/lane."""
 
 import subprocess
 
@@ -29,3 +29,7 @@ def test_lane_attack(site, seed):
 
 def test_unknown_commits(site):
     run_on_new_postgres(site, "unknown", "lane-unknown")
+
+
+def test_corners(site):
+    run_on_new_postgres(site, "corners", "lane-corners")
