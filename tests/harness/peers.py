@@ -235,6 +235,7 @@ class Proxy:
         self.flow = threading.Event()
         self.flow.set()
         self.pairs = set()
+        self.abandoned = set()
         self.lock = threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = self.listener.getsockname()[1]
@@ -278,6 +279,8 @@ class Proxy:
 
     def _drop(self, pair):
         with self.lock:
+            if pair in self.abandoned:
+                return
             self.pairs.discard(pair)
         for s in pair:
             with contextlib.suppress(OSError):
@@ -297,7 +300,18 @@ class Proxy:
         self.open = True
         self.flow.set()
 
+    def abandon(self):
+        """Clients lose their connections, and the server does not hear of it. New ones are taken."""
+        with self.lock:
+            lost = self.pairs - self.abandoned
+            self.abandoned |= lost
+        for inside, _ in lost:
+            with contextlib.suppress(OSError):
+                inside.shutdown(socket.SHUT_RDWR)
+            inside.close()
+
     def close(self):
+        self.abandoned.clear()
         self.cut()
         self.flow.set()
         with contextlib.suppress(OSError):
