@@ -91,6 +91,34 @@ def test_confirm_before_prepare_may_be_repeated(client, topic):
     assert client.confirm(tx, producer="shop").state == CONFIRMED
 
 
+def test_losers_are_not_sent(world, client):
+    """A Confirm that came too late, and the repeat of one that did not, send nothing."""
+    sink = world.sink()
+    topic = world.topic(here=sink)
+    cancelled, confirmed = uuid7(), uuid7()
+    for tx in (cancelled, confirmed):
+        client.prepare([message(topic)], tx=tx)
+    client.cancel(cancelled)
+    with refused("FAILED_PRECONDITION", "DECIDED_OTHERWISE"):
+        client.confirm(cancelled)
+    for _ in range(2):
+        client.confirm(confirmed)
+        client.publish([message(topic)], tx=confirmed)
+    marker = client.publish([message(topic)], tx=uuid7()).transaction_id
+    sink.wait_for(marker)
+    assert not sink.of(cancelled), "a cancelled transaction was sent"
+    assert len(sink.of(confirmed)) == 1
+
+
+def test_tombstone_alone_refuses_confirm(world, client):
+    """The header without messages says enough: it is not confirmed even if its decision should be missing."""
+    tx = uuid7()
+    world.sql("INSERT INTO message (tx, n, total, delay_class, check_after, producer) VALUES (%s, 0, 0, 0, 0, 'shop')", tx)
+    with refused("FAILED_PRECONDITION", "DECIDED_OTHERWISE"):
+        client.confirm(tx)
+    assert not world.sql("SELECT 1 FROM decision WHERE tx = %s", tx)
+
+
 class TestTombstone:
     """A Cancel that comes first, with its producer, closes the id for good."""
 

@@ -97,6 +97,16 @@ def test_other_content_is_refused(world, client, topic, call, what):
     assert getattr(client, call)(**same).transaction_id == tx
 
 
+@pytest.mark.parametrize("call", ["prepare", "publish"])
+def test_other_content_leaves_nothing_behind(world, client, topic, call):
+    """Not even the messages for which there was room."""
+    tx = uuid7()
+    client.prepare([message(topic, "first")], tx=tx)
+    with refused("ALREADY_EXISTS", "CONTENT_DIFFERS", transaction_id=tx):
+        getattr(client, call)([message(topic, "first"), message(topic, "second"), message(topic, "third")], tx=tx)
+    assert world.sql("SELECT n, convert_from(body, 'UTF8') FROM message WHERE tx = %s", tx) == [(0, "first")]
+
+
 def test_headers_in_another_order_are_the_same_content(client, topic):
     tx, names = uuid7(), [f"h{i}" for i in range(20)]
     for order in (names, names[::-1]):
