@@ -1,4 +1,4 @@
-"""Holds or refuses a commit of the daemon at its very end: every row has been taken by then, and a fast program that does not wait for
+"""Holds or refuses a commit of the daemon at its very end: every row has been taken by then, and who does not wait for
 the commit itself believes that it is through."""
 
 from servers.process import wait_until
@@ -41,9 +41,9 @@ class Commits:
         self.world.sql("INSERT INTO tested_commit VALUES (%s, 'hold')", key)
 
     def wait_held(self, timeout=20):
-        wait_until(lambda: self.world.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
-                                          "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())")
-                   [0][0], timeout, "a commit is held")
+        held = ("SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database WHERE d.datname = current_database() "
+                "AND locktype = 'advisory' AND NOT granted")
+        wait_until(lambda: self.world.sql(held)[0][0], timeout, "a commit is held")
 
     def release(self):
         """Everything goes on, and nothing more is held or refused."""
@@ -53,5 +53,5 @@ class Commits:
 
 def waiting(world, application, query="%"):
     """How many of the daemons' connections with such a name wait for a lock with such a statement."""
-    return world.sql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
-                     "AND application_name LIKE %s AND query LIKE %s", application, query)[0][0]
+    return world.sql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                     "AND wait_event_type = 'Lock' AND application_name LIKE %s AND query LIKE %s", application, query)[0][0]

@@ -1,5 +1,5 @@
-"""Everything hangs on the commit: before it nothing is answered, remembered or sent, one is under way on a lane at a time, and one that
-was given up never comes true later."""
+"""Everything hangs on the commit: before it nothing is answered, remembered or sent, one is under way on a lane at a time,
+and one that was given up never comes true later."""
 
 import concurrent.futures
 
@@ -116,8 +116,8 @@ def behind_proxy(site):
 
 
 def test_given_up_commit_never_comes_true(behind_proxy, pool):
-    """The server hangs in a commit and the connection is lost, of which the server does not hear. Whatever it does later, it is not
-    this commit: the lane has gone on, so nobody would send what it stores, and a repeat would be told that all is done."""
+    """The server hangs in a commit and the connection is lost, of which the server does not hear. Whatever it does later, it
+    is not this commit: the lane has gone on, so nobody would send what it stores, and a repeat would be told OK."""
     world, client = behind_proxy, behind_proxy.client
     commits, sink = Commits(world), world.sink()
     topic, tx = world.topic(here=sink), uuid7()
@@ -144,9 +144,9 @@ def accepted(client, topic, tx):
 
 
 def test_keys_are_taken_in_order(world, client, topic, pool):
-    """A lane that waits for a key holds none that is greater: two lanes with the same ids never wait for each other in a circle."""
+    """A lane that waits for a key holds none that is greater: two lanes with the same ids never wait in a circle."""
     rival = psycopg2.connect(world.dsn)
-    insert = ("INSERT INTO message (tx, n, total, delay_class, check_after, producer) VALUES (%s, 0, 1, 0, 1000, 'rival')")
+    insert = "INSERT INTO message (tx, n, total, delay_class, check_after, producer) VALUES (%s, 0, 1, 0, 1000, 'rival')"
     try:
         for _ in range(5):
             ids = sorted(uuid7() for _ in range(20))
@@ -177,8 +177,8 @@ def test_sealed_lane_takes_nothing_more(world, client, topic, sink):
 
     def sealed(): # an entry may come in between
         try:
-            return world.sql("INSERT INTO lane_log (lane, seq, kind, nonce) SELECT lane, max(seq) + 1, 'S', 0 FROM lane_log "
-                             "WHERE lane = %s GROUP BY lane RETURNING seq", lane)[0][0]
+            return world.sql("INSERT INTO lane_log (lane, seq, kind, nonce) SELECT lane, max(seq) + 1, 'S', 0 "
+                             "FROM lane_log WHERE lane = %s GROUP BY lane RETURNING seq", lane)[0][0]
         except psycopg2.errors.UniqueViolation:
             return None
 

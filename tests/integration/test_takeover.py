@@ -1,4 +1,4 @@
-"""Whoever takes a dead worker's lane: one of many, with everything that was committed in it, and not out of its hands too early."""
+"""Whoever takes a dead worker's lane: one of many, with everything that was committed in it, and for long enough."""
 
 import concurrent.futures
 import contextlib
@@ -18,7 +18,8 @@ from servers.process import wait_until
 from servers.txmsgd import Ctl, to_yaml
 
 AGED = """
-CREATE FUNCTION aged() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.at := NEW.at - interval '1 hour'; RETURN NEW; END $$;
+CREATE FUNCTION aged() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN NEW.at := NEW.at - interval '1 hour'; RETURN NEW; END $$;
 CREATE TRIGGER aged BEFORE INSERT ON lane_log FOR EACH ROW EXECUTE FUNCTION aged();
 """
 DEAD_AFTER = {"store.dead_after": "2s"}
@@ -72,8 +73,10 @@ def test_one_of_many_takes_a_lane(world):
         holder.rollback()
     finally:
         holder.close()
+
     def all_sealed():
-        return len(world.sql("SELECT DISTINCT lane FROM lane_log WHERE lane = ANY (%s) AND kind = 'S'", lanes)) == len(lanes)
+        seals = world.sql("SELECT DISTINCT lane FROM lane_log WHERE lane = ANY (%s) AND kind = 'S'", lanes)
+        return len(seals) == len(lanes)
 
     wait_until(all_sealed, 40, "every lane is taken")
     # A lane of which they hear later is taken after all that they wanted to take before.
@@ -89,8 +92,8 @@ def test_one_of_many_takes_a_lane(world):
 
 
 def test_commit_that_shows_late_is_found(world, postgres, pool):
-    """The dead worker's last commit is on the disk, but nobody can see it yet: its server process waits for a standby and then stands
-    still. Whoever takes the lane waits for it, and delivers what is in it."""
+    """The dead worker's last commit is on the disk, but nobody can see it yet: its server process waits for a standby and
+    then stands still. Whoever takes the lane waits for it, and delivers what is in it."""
     sink = world.sink()
     topic = world.topic(here=sink)
     second = heir(world)
@@ -104,8 +107,7 @@ def test_commit_that_shows_late_is_found(world, postgres, pool):
         try:
             lanes = lanes_of(world, world.txmsgd)
             tx = committed_for_the_standby(world, pool, sql, topic, lanes)
-            sql.execute("SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name LIKE ANY (%s)",
-                        ([f"txmsg-lane-{lane}-%" for lane in lanes],))
+            sql.execute(FOR_THE_STANDBY, ([f"txmsg-lane-{lane}-%" for lane in lanes],))
             stopped = sql.fetchone()[0]
             os.kill(stopped, signal.SIGSTOP)
             world.txmsgd.kill()
@@ -114,12 +116,15 @@ def test_commit_that_shows_late_is_found(world, postgres, pool):
             sql.execute("SELECT pg_reload_conf()")
             try:
                 if stopped:
-                    wait_until(lambda: waiting(world, "txmsg-take", "INSERT INTO lane_log%"), 40, "the seal waits for the commit")
+                    wait_until(lambda: waiting(world, "txmsg-take", "INSERT INTO lane_log%"), 40, "the seal waits")
             finally:
                 if stopped:
                     os.kill(stopped, signal.SIGCONT)
     sink.wait_for(tx)
     assert second.stop() == 0
+
+
+FOR_THE_STANDBY = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name LIKE ANY (%s)"
 
 
 def committed_for_the_standby(world, pool, sql, topic, lanes):
@@ -129,9 +134,8 @@ def committed_for_the_standby(world, pool, sql, topic, lanes):
         call = pool.submit(quiet_publish, world.client, topic, tx)
 
         def over():
-            sql.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name LIKE ANY (%s)",
-                        ([f"txmsg-lane-{lane}-%" for lane in lanes],))
-            return call.done() or sql.fetchone()[0]
+            sql.execute(FOR_THE_STANDBY, ([f"txmsg-lane-{lane}-%" for lane in lanes],))
+            return call.done() or sql.rowcount
 
         wait_until(over, 20, "the commit ends or waits")
         if not call.done():
@@ -145,8 +149,8 @@ def quiet_publish(client, topic, tx):
 
 
 def test_lane_is_not_drained_under_an_old_configuration(world, pool):
-    """A subscription from the beginning is committed in the moment in which a lane is about to be put away: its messages are
-    delivered all the same."""
+    """A subscription from the beginning is committed in the moment in which a lane is about to be put away: its messages
+    are delivered all the same."""
     commits, sink = Commits(world), world.sink()
     topic = world.topic(nowhere={"discard": {}})
     world.sql(AGED) # a lane is put away when its last entry is older than the latest first check

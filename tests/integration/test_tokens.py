@@ -19,7 +19,7 @@ def held():
 
 def taken_over(world, table, tx):
     """As if a replica had claimed the row after this one's lease; answers the row's new state."""
-    rows = world.sql(f"UPDATE {table} SET token = token + 1, due = now() + interval '1 hour' WHERE tx = %s RETURNING *", tx)
+    rows = world.sql(f"UPDATE {table} SET token = token + 1, due = now() + '1 hour' WHERE tx = %s RETURNING *", tx)
     assert len(rows) == 1
     return rows
 
