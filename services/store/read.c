@@ -39,11 +39,14 @@ const struct pg_stmt reader_stmts[] = {
      " FROM (SELECT seq, at, conf FROM lane_log WHERE lane = $1::int4 AND seq >= $2::int4"
      " ORDER BY seq LIMIT $4::int8) l) e"
      " ORDER BY e.seq"},
+    /* What the entries say, newest first, and where subscriptions begin of which they say nothing. */
     {"cursors",
-     "SELECT t.seq, e.prog FROM (SELECT seq FROM lane_log WHERE lane = $1::int4 ORDER BY seq DESC LIMIT 1) t"
-     " LEFT JOIN LATERAL (SELECT prog FROM lane_log WHERE lane = $1::int4 AND seq > t.seq - $2::int4"
+     "SELECT t.seq, e.prog, e.begin FROM (SELECT seq FROM lane_log WHERE lane = $1::int4 ORDER BY seq DESC LIMIT 1) t"
+     " LEFT JOIN LATERAL ((SELECT prog, false AS begin FROM lane_log WHERE lane = $1::int4 AND seq > t.seq - $2::int4"
      " AND prog IS NOT NULL"
-     " ORDER BY seq DESC OFFSET 0) e ON true"},
+     " ORDER BY seq DESC) UNION ALL SELECT ARRAY[v.sub, v.from_seq, v.from_index], true FROM sub_vec v"
+     " WHERE v.lane = $1::int4 AND EXISTS (SELECT FROM subscription s WHERE s.id = v.sub AND s.state <> 'deleted')"
+     " OFFSET 0) e ON true"},
     {"vector", "SELECT sub, from_seq, from_index FROM sub_vec WHERE lane = $1::int4"},
     {NULL, NULL},
 };
@@ -343,19 +346,27 @@ static int cursor_add(struct cursors_req *q, int32_t target, struct lane_pos pos
     return 0;
 }
 
+static int cursors_of_row(struct cursors_req *q, const PGresult *res, int row) {
+    struct pgarr_view v;
+    int e = pgarr_read(pg_get_bytes(res, row, 1), OID_INT4, &v);
+    if (e == 0 && v.n % 3 != 0)
+        e = -EINVAL;
+    for (uint32_t k = 0; k < v.n / 3 && e == 0; k++) {
+        int32_t target = pgarr_next_int32(&v), seq = pgarr_next_int32(&v), index = pgarr_next_int32(&v);
+        e = cursor_add(q, target, (struct lane_pos){seq, index});
+    }
+    return e;
+}
+
 static void cursors_result(struct read_req *req, PGresult *res) {
     struct cursors_req *q = CONTAINER_OF(req, struct cursors_req, q);
-    for (int i = 0; i < PQntuples(res) && q->q.code == 0; i++) {
-        struct pgarr_view v;
-        q->max_seq = pg_get_int32(res, i, 0);
-        q->q.code = pgarr_read(pg_get_bytes(res, i, 1), OID_INT4, &v);
-        if (q->q.code == 0 && v.n % 3 != 0)
-            q->q.code = -EINVAL;
-        for (uint32_t k = 0; k < v.n / 3 && q->q.code == 0; k++) {
-            int32_t target = pgarr_next_int32(&v), seq = pgarr_next_int32(&v), index = pgarr_next_int32(&v);
-            q->q.code = cursor_add(q, target, (struct lane_pos){seq, index});
-        }
-    }
+    int rows = PQntuples(res);
+    if (rows)
+        q->max_seq = pg_get_int32(res, 0, 0);
+    for (int begin = 0; begin < 2; begin++) /* where they begin comes last: entries are newer */
+        for (int i = 0; i < rows && q->q.code == 0; i++)
+            if (pg_get_bool(res, i, 2) == begin)
+                q->q.code = cursors_of_row(q, res, i);
 }
 
 static void vector_result(struct read_req *req, PGresult *res) {

@@ -183,6 +183,40 @@ def test_new_subscription_from_the_beginning(world, client):
     assert len(sink.got()) == len(old) + 1
 
 
+def test_from_now_counts_lanes_that_were_put_away(world, client):
+    """Lanes that everybody has finished come back for a subscription from the beginning; one from now, made before that,
+    still gets nothing of them."""
+    world.apply(topics=["put-away"], producers=["shop"])
+    old = client.publish([message("put-away")], tx=uuid7()).transaction_id
+    world.txmsgd.stop()
+    world.sql("UPDATE lane SET state = 'drained'")
+    world.txmsgd.start()
+    now, beginning = world.sink(), world.sink()
+    world.apply(subscriptions=[subscription("put-away-now", "put-away", now)])
+    world.apply(subscriptions=[subscription("put-away-all", "put-away", beginning, start_from="START_FROM_BEGINNING")])
+    beginning.wait_for(old)
+    new = world.client.publish([message("put-away")], tx=uuid7()).transaction_id
+    for sink in (now, beginning):
+        sink.wait_for(new)
+    world.wait_delivery(old, "put-away-all", DELIVERED)
+    assert not now.of(old), "sent from a lane that was put away"
+
+
+def test_from_now_survives_its_worker(world, client):
+    """The worker dies before it has recorded anything for a new subscription: whoever goes on begins where it began."""
+    world.apply(topics=["short-lived"], producers=["shop"])
+    old = [world.client.publish([message("short-lived")], tx=uuid7()).transaction_id for _ in range(5)]
+    sink = world.sink()
+    world.apply(subscriptions=[subscription("short-lived", "short-lived", sink)])
+    world.txmsgd.restart(kill=True)
+    lanes = world.sql("SELECT DISTINCT lane FROM decision WHERE tx = ANY (%s::uuid[])", old)
+    new = world.client.publish([message("short-lived")], tx=uuid7()).transaction_id
+    sink.wait_for(new)
+    wait_until(lambda: world.sql("SELECT 1 FROM lane_log WHERE lane = %s AND kind = 'P'", lanes[0][0]), 30,
+               "the dead worker's lane has been walked")
+    assert {r.headers["webhook-id"][:36] for r in sink.got()} == {new}, "from now began earlier"
+
+
 def test_deleted_subscription_gets_nothing_more(world, client):
     sink, other = world.sink(), world.sink()
     topic = world.topic(one=sink, two=other)
