@@ -186,9 +186,9 @@ def test_sealed_lane_takes_nothing_more(world, client, topic, sink):
     ids = [client.publish([message(topic)], tx=uuid7()).transaction_id for _ in range(3)]
     for tx in ids:
         sink.wait_for(tx)
-    behind = world.sql("SELECT seq, kind FROM lane_log WHERE lane = %s AND seq >= %s", lane, seal)
-    assert behind == [(seal, "S")], "entries behind the seal"
     for tx in ids:
         own, listed = world.sql("SELECT (d.lane, d.seq)::text, (SELECT array_agg((g.lane, g.seq)::text) FROM lane_log g "
                                 "WHERE d.tx = ANY (g.conf)) FROM decision d WHERE d.tx = %s", tx)[0]
         assert listed == [own], "a decision that its entry does not list"
+    behind = world.sql("SELECT seq, kind FROM lane_log WHERE lane = %s AND seq >= %s", lane, seal)
+    assert behind == [(seal, "S")], "entries behind the seal"
