@@ -38,6 +38,7 @@ class Txmsgd:
         self.options = {"dsn": dsn, "grpc.listen": "127.0.0.1:0", "http.listen": "127.0.0.1:0", **(options or {})}
         self.config = self.directory / f"{name}.yaml"
         self.log = self.directory / f"{name}.log"
+        self.wrapper = [] # a command that runs the daemon, prlimit for one
         self.process = None
         self.grpc_port = self.http_port = 0
 
@@ -53,7 +54,7 @@ class Txmsgd:
         self.config.write_text(to_yaml(self.options), encoding="utf-8")
         os.chmod(self.config, 0o600)
         begin = self.log.stat().st_size if self.log.exists() else 0
-        self.process = Process(self.name, [daemon_binary(self.build), "--config", self.config], self.log,
+        self.process = Process(self.name, [*self.wrapper, daemon_binary(self.build), "--config", self.config], self.log,
                                env=clean_environment(), cwd=self.directory)
 
         def listening():

@@ -43,6 +43,16 @@ static enum MHD_Result answer_metrics(struct MHD_Connection *c) {
     return answer(c, 200, "text/plain; version=0.0.4; charset=utf-8", buf_bytes(&out));
 }
 
+static enum MHD_Result answer_state(struct MHD_Connection *c, struct http_server *s,
+                                    bool (*state)(void *arg, char *why, size_t why_n)) {
+    char why[200] = "ok";
+    char line[sizeof(why) + 2];
+    bool good = !state || state(s->o.arg, why, sizeof(why));
+
+    snprintf(line, sizeof(line), "%s\n", why);
+    return answer_text(c, good ? 200 : 503, line);
+}
+
 static enum MHD_Result handle(void *arg, struct MHD_Connection *c, const char *url, const char *method,
                               const char *version, const char *upload, size_t *upload_n, void **state) {
     static int seen;
@@ -62,14 +72,9 @@ static enum MHD_Result handle(void *arg, struct MHD_Connection *c, const char *u
     if (!strcmp(url, "/metrics"))
         return answer_metrics(c);
     if (!strcmp(url, "/healthz"))
-        return answer_text(c, 200, "ok\n");
-    if (!strcmp(url, "/readyz")) {
-        char why[200] = "";
-        char line[sizeof(why) + 2];
-        bool ready = s->o.ready(s->o.arg, why, sizeof(why));
-        snprintf(line, sizeof(line), "%s\n", why);
-        return answer_text(c, ready ? 200 : 503, line);
-    }
+        return answer_state(c, s, s->o.healthy);
+    if (!strcmp(url, "/readyz"))
+        return answer_state(c, s, s->o.ready);
     return answer_text(c, 404, "not found; here are /metrics, /healthz and /readyz\n");
 }
 

@@ -15,6 +15,7 @@
  * The object is kept with the first chunk of its arena for the next call, so steady traffic allocates nothing of ours.
  */
 #include "base/clock.h"
+#include "rpc/budget.h"
 #include "rpc/payload.h"
 #include "rpc/server.h"
 #include "rpc/status.h"
@@ -45,6 +46,7 @@ struct rpc_call *call_new(struct rpc_thread *t, struct method *m) {
         c->arrived.run = call_arrived;
         c->sent.run = call_sent;
         c->thread = t;
+        list_init(&c->link);
         arena_init(&c->arena, (size_t)t->server->options.arena_bytes);
         c->allocator = payload_allocator(&c->arena);
         grpc_metadata_array_init(&c->metadata);
@@ -63,6 +65,7 @@ void call_free(struct rpc_call *c) {
 void call_release(struct rpc_call *c) {
     struct rpc_thread *t = c->thread;
 
+    budget_release(c);
     grpc_metadata_array_destroy(&c->metadata);
     grpc_metadata_array_init(&c->metadata);
     if (c->payload)
@@ -155,6 +158,7 @@ static int decode(struct rpc_call *c) {
     grpc_byte_buffer_destroy(TAKE(c->payload));
     if (c->thread->scratch.cap > ARENA_KEPT_MAX)
         buf_deinit(&c->thread->scratch);
+    budget_hold(c, c->arena.used);
     if (c->request)
         return 0;
     arena_reset(&c->arena); /* room for the error itself */
@@ -224,7 +228,7 @@ static void call_arrived(struct tag *tag, bool ok) {
         rpc_fail(c, &(struct rpc_error){.code = RPC_DEADLINE_EXCEEDED,
                                         .reason = "DEADLINE_PASSED",
                                         .message = "the deadline had passed when the call was read"});
-    else if (decode(c) == 0)
+    else if (budget_admit(c) && decode(c) == 0)
         m->def.handle(c, m->def.user);
     calls_finish(t, REPLIES_PER_ARRIVAL);
 }
@@ -301,6 +305,7 @@ static void send_reply(struct rpc_call *c, int code, grpc_slice *details, size_t
     close = status + 1;
     close->op = GRPC_OP_RECV_CLOSE_ON_SERVER;
     close->data.recv_close_on_server.cancelled = &c->cancelled;
+    budget_replying(c);
     batch_start(c->core, ops, (size_t)(close - ops) + 1, &c->sent);
 }
 

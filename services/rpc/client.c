@@ -11,7 +11,9 @@
 #include "rpc/wire.h"
 
 #include <grpc/grpc.h>
+#include <grpc/grpc_posix.h>
 #include <grpc/support/time.h>
+#include <unistd.h>
 
 enum { RECEIVE_MAX = 64 << 20 };
 
@@ -29,7 +31,8 @@ struct exchange {
     grpc_slice details;
 };
 
-int rpc_client_new(const char *target, struct rpc_client **ret, struct errmsg *e) {
+/* `fd` < 0: core connects by itself. */
+static int make(const char *target, int fd, struct rpc_client **ret, struct errmsg *e) {
     struct rpc_client *c = mem_zalloc(sizeof(*c));
     grpc_arg args[] = {
         {.type = GRPC_ARG_INTEGER,
@@ -37,13 +40,15 @@ int rpc_client_new(const char *target, struct rpc_client **ret, struct errmsg *e
          .value.integer = RECEIVE_MAX},
         {.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)GRPC_ARG_ENABLE_HTTP_PROXY, .value.integer = 0},
     };
+    const grpc_channel_args all = {.num_args = ARRAY_LEN(args), .args = args};
     grpc_channel_credentials *creds;
 
     if (!c)
         return err_set(e, -ENOMEM, "out of memory");
     library_init();
     creds = credentials_client();
-    c->channel = grpc_channel_create(target, creds, &(grpc_channel_args){.num_args = ARRAY_LEN(args), .args = args});
+    c->channel =
+        fd < 0 ? grpc_channel_create(target, creds, &all) : grpc_channel_create_from_fd(target, fd, creds, &all);
     grpc_channel_credentials_release(creds);
     if (!c->channel) {
         mem_free(c);
@@ -52,6 +57,18 @@ int rpc_client_new(const char *target, struct rpc_client **ret, struct errmsg *e
     }
     *ret = c;
     return 0;
+}
+
+int rpc_client_new(const char *target, struct rpc_client **ret, struct errmsg *e) {
+    return make(target, -1, ret, e);
+}
+
+int rpc_client_of_socket(int fd, struct rpc_client **ret, struct errmsg *e) {
+    int err = make("socket", fd, ret, e);
+
+    if (err == -ENOMEM)
+        close(fd);
+    return err;
 }
 
 void rpc_client_free(struct rpc_client *c) {

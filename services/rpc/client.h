@@ -8,6 +8,8 @@
 
 struct rpc_client;
 int rpc_client_new(const char *target, struct rpc_client **ret, struct errmsg *e) MUSTCHECK; /* "127.0.0.1:7400" */
+/* Over this connected socket only, which becomes the client's, also when it cannot be made. */
+int rpc_client_of_socket(int fd, struct rpc_client **ret, struct errmsg *e) MUSTCHECK;
 void rpc_client_free(struct rpc_client *c);
 
 struct rpc_result {

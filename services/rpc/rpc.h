@@ -73,6 +73,12 @@ struct rpc_server_options {
     int64_t receive_bytes;          /* largest request; default 8 MiB */
     int64_t max_concurrent_streams; /* per connection; default 2048 */
     int64_t arena_bytes;            /* bound of one call's arena; default 4 x receive_bytes */
+    int max_connections;            /* of the port; default 10000 */
+    int max_calls;                  /* under way, of all connections; default 16384 */
+    int64_t memory_bytes;           /* that those hold together; default 256 MiB */
+    int64_t reply_ms;               /* an answer that is not read within this is given up; default 30 s */
+    int64_t handshake_ms;           /* a connection that has said nothing valid until then is closed; default 20 s */
+    int64_t idle_ms;                /* one without a call for so long is closed; default 30 min */
     int64_t deadline_max_ms;        /* a longer or absent deadline is cut to this; default 30 s */
     /*
      * Called when an rpc thread has no more work at hand, before it waits: what handlers held back to send in one go must go
@@ -87,6 +93,8 @@ int rpc_server_new(const struct rpc_server_options *o, const struct rpc_method *
                    struct rpc_server **ret, struct errmsg *e) MUSTCHECK;
 int rpc_server_start(struct rpc_server *s, struct errmsg *e) MUSTCHECK; /* -EADDRINUSE ... */
 int rpc_server_port(const struct rpc_server *s);
+/* To be called about every second: gives up answers that nobody reads. @thread any */
+void rpc_server_sweep(struct rpc_server *s);
 /* Sets the health of "" and of every served service; a Watch hears of it. @thread any */
 void rpc_server_health(struct rpc_server *s, bool serving);
 /*

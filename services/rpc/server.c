@@ -24,20 +24,23 @@
 #include "base/log.h"
 #include "grpc/health/v1/health.pb-c.h"
 #include "proto_descriptor_set.h"
-#include "rpc/credentials.h"
+#include "rpc/budget.h"
+#include "rpc/gate.h"
 #include "rpc/health.h"
 #include "rpc/library.h"
 #include "rpc/reflection.h"
 
-#include <netdb.h>
 #include <signal.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 enum {
     SLOTS_DEFAULT = 128,
     STREAMS_DEFAULT = 2048,
+    CONNECTIONS_DEFAULT = 10000,
+    CALLS_DEFAULT = 16384,
     DEADLINE_DEFAULT_MS = 30000,
+    REPLY_DEFAULT_MS = 30000,
+    HANDSHAKE_DEFAULT_MS = 20000,
+    IDLE_DEFAULT_MS = 1800000,
     PING_INTERVAL_MIN_MS = 9000,  /* a client may ping an idle connection every 10 s; one second is for jitter */
     KEEPALIVE_MS = 60000,         /* we ping after so much silence, */
     KEEPALIVE_TIMEOUT_MS = 20000, /* and give a dead peer up after this */
@@ -49,6 +52,7 @@ enum {
     SLOTS_RARE = 2,
 };
 #define RECEIVE_DEFAULT (8ll << 20)
+#define MEMORY_DEFAULT  (256ll << 20)
 
 __thread struct rpc_thread *thread_current;
 
@@ -150,6 +154,7 @@ static void on_woken(struct tag *tag, bool ok) {
     atomic_store(&t->waking, false); /* before looking: who comes later wakes again */
     if (!t->armed && atomic_load(&t->server->started))
         arm_all(t);
+    budget_sweep(t);
     news = atomic_load(&t->server->news);
     if (news != t->seen) {
         t->seen = news;
@@ -304,6 +309,8 @@ static int add_methods(struct rpc_server *s, const struct rpc_method *methods, s
     err = err ?: add_service(s, own[0].path) ?: add_service(s, v1.path) ?: add_service(s, reflection_v1alpha.path);
     if (err)
         return err;
+    for (int i = (int)n; i < s->methods_n - 1; i++)
+        s->methods[i].vital = true; /* our own, without the generic slot */
     /* The streams have metrics but no slots: they stand behind the end. */
     s->watch = &s->methods[s->methods_n];
     s->reflect = &s->methods[s->methods_n + 1];
@@ -329,6 +336,12 @@ static int make(struct rpc_server *s, const struct rpc_server_options *o, const 
         o->max_concurrent_streams > 0 ? MIN(o->max_concurrent_streams, INT32_MAX) : STREAMS_DEFAULT;
     mine->arena_bytes = o->arena_bytes > 0 ? o->arena_bytes : 4 * mine->receive_bytes;
     mine->deadline_max_ms = o->deadline_max_ms > 0 ? o->deadline_max_ms : DEADLINE_DEFAULT_MS;
+    mine->max_connections = o->max_connections > 0 ? o->max_connections : CONNECTIONS_DEFAULT;
+    mine->max_calls = o->max_calls > 0 ? o->max_calls : CALLS_DEFAULT;
+    mine->memory_bytes = o->memory_bytes > 0 ? o->memory_bytes : MEMORY_DEFAULT;
+    mine->reply_ms = o->reply_ms > 0 ? o->reply_ms : REPLY_DEFAULT_MS;
+    mine->handshake_ms = o->handshake_ms > 0 ? o->handshake_ms : HANDSHAKE_DEFAULT_MS;
+    mine->idle_ms = o->idle_ms > 0 ? o->idle_ms : IDLE_DEFAULT_MS;
     if (!mine->listen)
         return err_set(e, -ENOMEM, "out of memory");
     err = n > METHODS_MAX ? -EINVAL : add_methods(s, methods, n);
@@ -347,6 +360,7 @@ static int make(struct rpc_server *s, const struct rpc_server_options *o, const 
         t->index = i;
         t->woken.run = on_woken;
         list_init(&t->streams);
+        budget_init(t);
         buf_init(&t->scratch, (size_t)mine->receive_bytes);
         pthread_mutex_init(&t->waker_lock, NULL);
         t->missing = mem_calloc((size_t)s->methods_n, sizeof(*t->missing));
@@ -399,6 +413,8 @@ static grpc_server *core_new(const struct rpc_server_options *o) {
         int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
         int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS),
         int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS),
+        int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, o->handshake_ms),
+        int_arg(GRPC_ARG_MAX_CONNECTION_IDLE_MS, o->idle_ms),
         int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0), /* any number: a Watch may be silent for days */
         /* Not used, and each costs about 1 % of a call. Compressed requests are still read. */
         int_arg(GRPC_ARG_ENABLE_PER_MESSAGE_COMPRESSION, 0),
@@ -406,39 +422,6 @@ static grpc_server *core_new(const struct rpc_server_options *o) {
     };
 
     return grpc_server_create(&(grpc_channel_args){.num_args = ARRAY_LEN(args), .args = args}, NULL);
-}
-
-/* Core does not say why it could not bind, so ask the system the same question. */
-static int bind_error(const char *listen) {
-    const char *colon = strrchr(listen, ':');
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found = NULL;
-    bool brackets = colon && colon - listen >= 2 && listen[0] == '[' && colon[-1] == ']';
-    CLEANUP_FREE char *host =
-        colon ? mem_strndup(listen + brackets, (size_t)(colon - listen) - (brackets ? 2 : 0)) : NULL;
-    int err = -EINVAL, fd, one = 1;
-
-    if (!host || getaddrinfo(host, colon + 1, &hints, &found) != 0)
-        return -EINVAL;
-    fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0) {
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-        err = bind(fd, found->ai_addr, found->ai_addrlen) ? -errno : -EIO;
-        close(fd);
-    }
-    freeaddrinfo(found);
-    return err;
-}
-
-static int open_port(struct rpc_server *s, struct errmsg *e) {
-    grpc_server_credentials *creds = credentials_server();
-    int err;
-
-    s->port = grpc_server_add_http2_port(s->core, s->options.listen, creds);
-    grpc_server_credentials_release(creds);
-    if (s->port > 0)
-        return 0;
-    err = bind_error(s->options.listen);
-    return err_set(e, err, "cannot listen on %s: %s", s->options.listen, err_text(err));
 }
 
 static int register_methods(struct rpc_server *s, struct errmsg *e) {
@@ -474,7 +457,7 @@ int rpc_server_start(struct rpc_server *s, struct errmsg *e) {
     s->core = core_new(&s->options);
     for (int i = 0; i < s->options.threads; i++)
         grpc_server_register_completion_queue(s->core, s->threads[i].queue, NULL);
-    err = register_methods(s, e) ?: open_port(s, e);
+    err = register_methods(s, e) ?: server_open_port(s, e);
     if (err)
         return err;
     grpc_server_start(s->core);
@@ -485,6 +468,10 @@ int rpc_server_start(struct rpc_server *s, struct errmsg *e) {
 
 int rpc_server_port(const struct rpc_server *s) {
     return s->port;
+}
+
+void rpc_server_sweep(struct rpc_server *s) {
+    wake_all(s); /* each looks while it is at it */
 }
 
 void rpc_server_health(struct rpc_server *s, bool serving) {
@@ -584,6 +571,7 @@ void rpc_server_stop(struct rpc_server *s, int64_t grace_ms) {
         end_thread(&s->threads[i]);
     if (s->core)
         grpc_server_destroy(TAKE(s->core));
+    gate_close(TAKE(s->gate));
     for (int i = 0; i < s->options.threads; i++)
         if (s->threads[i].queue)
             grpc_completion_queue_destroy(TAKE(s->threads[i].queue));

@@ -26,6 +26,7 @@ struct method {
     struct rpc_method def;                             /* path owned; handle NULL = the generic slot */
     const char *name;                                  /* "Prepare": label of the metrics */
     void *registered;                                  /* core's handle; NULL = the generic slot */
+    bool vital;                                        /* answered also when the server is full */
     _Atomic(struct metric *) requests[CODES], seconds; /* found at first use */
 };
 
@@ -37,11 +38,15 @@ struct rpc_thread {
     grpc_completion_queue *queue;
     struct rpc_call *free; /* calls to use again, with their arenas */
     int free_n;
-    int *missing;        /* per method: slots that could not be armed for want of memory */
-    int missing_n;       /* their sum */
-    long live;           /* calls and streams with a batch or a handler under way */
-    bool idle;           /* no live ones after core was shut down. @locks server->lock */
-    struct list streams; /* struct stream */
+    int *missing;     /* per method: slots that could not be armed for want of memory */
+    int missing_n;    /* their sum */
+    long live;        /* calls and streams with a batch or a handler under way */
+    int64_t held;     /* bytes of the calls under way */
+    int64_t held_max; /* this thread's share of the server's bounds */
+    long live_max;
+    struct list replying; /* calls whose answer is being sent, oldest first */
+    bool idle;            /* no live ones after core was shut down. @locks server->lock */
+    struct list streams;  /* struct stream */
     int streams_n;
     unsigned seen;            /* of server->news */
     struct buf scratch;       /* to put messages together that came in pieces */
@@ -67,6 +72,7 @@ struct rpc_server {
     grpc_server *core;
     grpc_channel *lame; /* of the wakers */
     int port;
+    struct gate *gate;
 
     atomic_bool started, serving, draining, stopping;
     atomic_uint refused; /* calls that came while draining */
@@ -100,6 +106,9 @@ struct rpc_call {
     grpc_byte_buffer *response;
     grpc_metadata trailer;
     int cancelled;
+    size_t held;          /* charged to the thread */
+    uint64_t replying_ns; /* since when its answer is being sent */
+    struct list link;     /* of thread->replying */
 };
 
 /* The rpc thread that runs this code, NULL elsewhere. */
@@ -111,6 +120,9 @@ void server_arm_missing(struct rpc_thread *t); /* memory may be there again */
 void thread_wake(struct rpc_thread *t);        /* @thread any */
 void method_count(struct method *m, int code);
 void method_observe(struct method *m, uint64_t since_ns, uint64_t now_ns);
+
+/* port.c */
+int server_open_port(struct rpc_server *s, struct errmsg *e) MUSTCHECK;
 
 /* call.c */
 struct rpc_call *call_new(struct rpc_thread *t, struct method *m) MUSTCHECK; /* from the free list or the heap */

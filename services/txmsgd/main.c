@@ -8,12 +8,14 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "http/http.h"
+#include "rpc/probe.h"
 #include "store/migrate.h"
 #include "store/partition.h"
 #include "store/retention.h"
 #include "store/schema.h"
 #include "store/stmts.h"
 #include "store/topo.h"
+#include "txmsgd/files.h"
 #include "txmsgd/worker.h"
 
 #include <signal.h>
@@ -21,7 +23,9 @@
 
 extern char **environ;
 
-enum { READY_LOOK_MS = 200, EXIT_FAILED = 1, EXIT_CONFIG = 2 };
+enum { READY_LOOK_MS = 200, SWEEP_LOOKS = 5, LOST_STOP_S = 15 };
+/* EXIT_UNSERVED: the gRPC port does not answer. Others may be served, so only a new start can help. */
+enum { EXIT_FAILED = 1, EXIT_CONFIG = 2, EXIT_UNSERVED = 3 };
 
 struct daemon {
     struct config c;
@@ -37,11 +41,13 @@ struct daemon {
     struct message_service *messages;
     struct admin_service *admin;
     struct rpc_server *rpc;
+    struct rpc_probe *probe;
     struct http_server *http;
     struct worker *workers[64];
     int workers_n;
-    _Atomic bool configured, stopping;
+    _Atomic bool configured, stopping, lost;
     bool serving, unfit, ending;
+    unsigned looks;
 };
 
 /* --- watching --- */
@@ -75,6 +81,11 @@ static bool ready(void *arg, char *why, size_t why_n) {
     return !text;
 }
 
+static bool healthy(void *arg, char *why, size_t why_n) {
+    struct daemon *d = arg;
+    return !d->probe || rpc_probe_good(d->probe, why, why_n);
+}
+
 static void on_look(void *arg) {
     struct daemon *d = arg;
     char why[128];
@@ -84,6 +95,8 @@ static void on_look(void *arg) {
         rpc_server_health(d->rpc, now);
         d->serving = now;
     }
+    if (++d->looks % SWEEP_LOOKS == 0)
+        rpc_server_sweep(d->rpc);
     timer_arm(d->look, READY_LOOK_MS);
 }
 
@@ -118,6 +131,25 @@ static void on_unfit(void *arg, const char *why) {
     atomic_store(&d->stopping, true);
     if (loop_post(d->loop, begin_stop, d) < 0)
         abort();
+}
+
+static void end_unserved(int signum) {
+    UNUSED(signum);
+    _exit(EXIT_UNSERVED);
+}
+
+/* On the probe's thread. What hangs may be what a clean end needs, so that has a limit of its own. */
+static void on_unserved(void *arg, const char *why) {
+    struct daemon *d = arg;
+    if (atomic_load(&d->stopping))
+        return;
+    LOG_ERROR("txmsgd", "the gRPC port is not served any more (%s): ending with code %d, to be started again", why,
+              EXIT_UNSERVED);
+    atomic_store(&d->lost, true);
+    signal(SIGALRM, end_unserved);
+    alarm(LOST_STOP_S);
+    if (loop_post(d->loop, begin_stop, d) < 0)
+        LOG_WARN("txmsgd", "the loop has ended already");
 }
 
 /* --- starting --- */
@@ -155,6 +187,12 @@ static int start_rpc(struct daemon *d, struct errmsg *e) {
                                          .slots = (int)d->c.grpc_slots,
                                          .receive_bytes = d->c.grpc_receive,
                                          .max_concurrent_streams = d->c.grpc_streams,
+                                         .max_connections = (int)d->c.grpc_connections,
+                                         .max_calls = (int)d->c.grpc_calls,
+                                         .memory_bytes = d->c.grpc_memory,
+                                         .reply_ms = d->c.grpc_reply_ms,
+                                         .handshake_ms = d->c.grpc_handshake_ms,
+                                         .idle_ms = d->c.grpc_idle_ms,
                                          .arena_bytes = 4 * d->c.grpc_receive,
                                          .deadline_max_ms = d->c.grpc_deadline_ms,
                                          .flush = message_service_flush,
@@ -172,6 +210,16 @@ static int start_rpc(struct daemon *d, struct errmsg *e) {
     message_service_rpc(d->messages, d->rpc);
     admin_service_rpc(d->admin, d->rpc);
     return rpc_server_start(d->rpc, e);
+}
+
+static int start_probe(struct daemon *d, struct errmsg *e) {
+    const struct rpc_probe_options o = {.every_ms = d->c.probe_ms,
+                                        .timeout_ms = d->c.probe_ms,
+                                        .failures = (int)d->c.probe_failures,
+                                        .lost = on_unserved,
+                                        .arg = d};
+    int r = d->c.probe_ms ? rpc_probe_new(d->rpc, &o, &d->probe) : 0;
+    return r < 0 ? err_set(e, r, "cannot start a thread: %s", err_text(r)) : 0;
 }
 
 static int start_watching(struct daemon *d, struct errmsg *e) {
@@ -198,10 +246,13 @@ static int start(struct daemon *d, struct errmsg *e) {
     if (r < 0)
         return err_set(e, r, "cannot make a loop: %s", err_text(r));
     if ((r = store_open(&so, &d->store, e)) < 0 || (r = start_services(d, e)) < 0 || (r = start_rpc(d, e)) < 0 ||
-        (r = start_watching(d, e)) < 0)
+        (r = start_watching(d, e)) < 0 || (r = start_probe(d, e)) < 0)
         return r;
-    const struct http_options ho = {
-        .listen = d->c.http_listen, .max_connections = (int)d->c.http_connections, .ready = ready, .arg = d};
+    const struct http_options ho = {.listen = d->c.http_listen,
+                                    .max_connections = (int)d->c.http_connections,
+                                    .ready = ready,
+                                    .healthy = healthy,
+                                    .arg = d};
     if ((r = http_server_new(&ho, &d->http, e)) < 0)
         return r;
     for (int i = 0; i < d->workers_n; i++)
@@ -214,14 +265,18 @@ static int start(struct daemon *d, struct errmsg *e) {
 
 static void stop(struct daemon *d) {
     /* Beyond all bounded steps the process ends anyway: an adopter finishes the work. */
-    alarm((unsigned)(d->c.drain_ms / 1000) + 40);
+    if (!atomic_load(&d->lost))
+        alarm((unsigned)(d->c.drain_ms / 1000) + 40);
+    if (d->probe)
+        rpc_probe_stop(d->probe);
     rpc_server_health(d->rpc, false);
-    rpc_server_stop(d->rpc, d->c.drain_ms);
+    rpc_server_stop(d->rpc, atomic_load(&d->lost) ? 0 : d->c.drain_ms);
     for (int i = 0; i < d->workers_n; i++)
         worker_close(d->workers[i]);
     for (int i = 0; i < d->workers_n; i++)
         worker_join(d->workers[i]);
     http_server_free(d->http);
+    rpc_probe_free(d->probe);
     rpc_server_free(d->rpc);
     message_service_free(d->messages);
     admin_service_free(d->admin);
@@ -267,6 +322,10 @@ int main(int argc, char **argv) {
         return EXIT_CONFIG;
     }
     log_set_level(level);
+    if (files_prepare(&d.c, &e) < 0) {
+        LOG_ERROR("txmsgd", "%s", e.text);
+        return EXIT_CONFIG;
+    }
     if (start(&d, &e) < 0) {
         LOG_ERROR("txmsgd", "%s", e.text);
         return EXIT_FAILED;
@@ -277,5 +336,5 @@ int main(int argc, char **argv) {
     stop(&d);
     conf_free(d.conf);
     LOG_INFO("txmsgd", "stopped");
-    return r < 0 || d.unfit ? EXIT_FAILED : 0;
+    return atomic_load(&d.lost) ? EXIT_UNSERVED : r < 0 || d.unfit ? EXIT_FAILED : 0;
 }
