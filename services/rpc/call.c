@@ -158,7 +158,7 @@ static int decode(struct rpc_call *c) {
     grpc_byte_buffer_destroy(TAKE(c->payload));
     if (c->thread->scratch.cap > ARENA_KEPT_MAX)
         buf_deinit(&c->thread->scratch);
-    budget_hold(c, c->arena.used);
+    budget_unpacked(c);
     if (c->request)
         return 0;
     arena_reset(&c->arena); /* room for the error itself */

@@ -138,7 +138,7 @@ static int call_self(struct rpc_probe *p, struct errmsg *e) {
                           end_ns > now ? (int64_t)((end_ns - now) / NS_PER_MS) : 0, &p->arena, &r);
     if (err)
         err_set(e, err, "cannot call: %s", err_text(err));
-    else if (r.code != RPC_OK)
+    else if (r.code != RPC_OK && !r.reason) /* a reason comes from the server only: that is an answer, too */
         err = err_set(e, -EPROTO, "a health call ended with %s: %s", rpc_code_name(r.code), r.message);
     rpc_client_free(c);
     return err;

@@ -41,9 +41,6 @@ enum {
     REPLY_DEFAULT_MS = 30000,
     HANDSHAKE_DEFAULT_MS = 20000,
     IDLE_DEFAULT_MS = 1800000,
-    PING_INTERVAL_MIN_MS = 9000,  /* a client may ping an idle connection every 10 s; one second is for jitter */
-    KEEPALIVE_MS = 60000,         /* we ping after so much silence, */
-    KEEPALIVE_TIMEOUT_MS = 20000, /* and give a dead peer up after this */
     METHODS_MAX = 256,
     REMIND_MS = 5000,
     DRAIN_QUIET_MS = 250,
@@ -396,34 +393,6 @@ int rpc_server_new(const struct rpc_server_options *o, const struct rpc_method *
 
 /* --- starting --- */
 
-static grpc_arg int_arg(const char *key, int64_t value) {
-    return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = (int)value};
-}
-
-/*
- * Not taken: grpc.minimal_stack, which beside what is switched off here saves less than 1 % once deadlines are kept; and
- * server_max_unrequested_time_in_server, which 1.51 does not have.
- */
-static grpc_server *core_new(const struct rpc_server_options *o) {
-    grpc_arg args[] = {
-        int_arg(GRPC_ARG_ALLOW_REUSEPORT, 0), /* a second daemon on the port must fail, not share it */
-        int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, o->receive_bytes),
-        int_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, o->max_concurrent_streams),
-        int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, PING_INTERVAL_MIN_MS),
-        int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
-        int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS),
-        int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS),
-        int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, o->handshake_ms),
-        int_arg(GRPC_ARG_MAX_CONNECTION_IDLE_MS, o->idle_ms),
-        int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0), /* any number: a Watch may be silent for days */
-        /* Not used, and each costs about 1 % of a call. Compressed requests are still read. */
-        int_arg(GRPC_ARG_ENABLE_PER_MESSAGE_COMPRESSION, 0),
-        int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
-    };
-
-    return grpc_server_create(&(grpc_channel_args){.num_args = ARRAY_LEN(args), .args = args}, NULL);
-}
-
 static int register_methods(struct rpc_server *s, struct errmsg *e) {
     for (int i = 0; i < s->methods_n; i++) {
         struct method *m = &s->methods[i];
@@ -454,7 +423,7 @@ int rpc_server_start(struct rpc_server *s, struct errmsg *e) {
         if (err)
             return err;
     }
-    s->core = core_new(&s->options);
+    s->core = server_core(&s->options);
     for (int i = 0; i < s->options.threads; i++)
         grpc_server_register_completion_queue(s->core, s->threads[i].queue, NULL);
     err = register_methods(s, e) ?: server_open_port(s, e);

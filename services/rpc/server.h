@@ -26,7 +26,7 @@ struct method {
     struct rpc_method def;                             /* path owned; handle NULL = the generic slot */
     const char *name;                                  /* "Prepare": label of the metrics */
     void *registered;                                  /* core's handle; NULL = the generic slot */
-    bool vital;                                        /* answered also when the server is full */
+    bool vital;                                        /* some are answered also when the server is full */
     _Atomic(struct metric *) requests[CODES], seconds; /* found at first use */
 };
 
@@ -44,6 +44,7 @@ struct rpc_thread {
     int64_t held;     /* bytes of the calls under way */
     int64_t held_max; /* this thread's share of the server's bounds */
     long live_max;
+    int vital;            /* calls for health that need no room */
     struct list replying; /* calls whose answer is being sent, oldest first */
     bool idle;            /* no live ones after core was shut down. @locks server->lock */
     struct list streams;  /* struct stream */
@@ -107,6 +108,7 @@ struct rpc_call {
     grpc_metadata trailer;
     int cancelled;
     size_t held;          /* charged to the thread */
+    bool vital;           /* counted there */
     uint64_t replying_ns; /* since when its answer is being sent */
     struct list link;     /* of thread->replying */
 };
@@ -122,6 +124,7 @@ void method_count(struct method *m, int code);
 void method_observe(struct method *m, uint64_t since_ns, uint64_t now_ns);
 
 /* port.c */
+grpc_server *server_core(const struct rpc_server_options *o);
 int server_open_port(struct rpc_server *s, struct errmsg *e) MUSTCHECK;
 
 /* call.c */

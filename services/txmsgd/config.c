@@ -26,7 +26,8 @@ const struct conf_option config_options[] = {
     O("grpc.calls", CONF_INT, "16384", 1, 1048576, grpc_calls,
       "Calls under way on all connections, shared out over grpc.threads; more are refused."),
     O("grpc.memory", CONF_SIZE, "256MiB", 1048576, 68719476736, grpc_memory,
-      "Requests and answers of all calls under way, shared out over grpc.threads; more are refused."),
+      "What all calls under way may hold, shared out over grpc.threads; more are refused. gRPC core's buffers: twice "
+      "that."),
     O("grpc.reply_timeout", CONF_DURATION_MS, "30s", 1000, 600000, grpc_reply_ms,
       "An answer that its caller does not read within this is given up."),
     O("grpc.handshake_timeout", CONF_DURATION_MS, "20s", 1000, 600000, grpc_handshake_ms,
