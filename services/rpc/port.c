@@ -9,11 +9,7 @@
 #include <netdb.h>
 #include <unistd.h>
 
-enum {
-    PING_INTERVAL_MIN_MS = 9000,  /* a client may ping an idle connection every 10 s; one second is for jitter */
-    KEEPALIVE_MS = 60000,         /* we ping after so much silence, */
-    KEEPALIVE_TIMEOUT_MS = 20000, /* and give a dead peer up after this */
-};
+enum { PING_INTERVAL_MIN_MS = 9000 }; /* a client may ping an idle connection every 10 s; one second is for jitter */
 
 static grpc_arg int_arg(const char *key, int64_t value) {
     return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = (int)value};
@@ -31,8 +27,8 @@ grpc_server *server_core(const struct rpc_server_options *o) {
         int_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, o->max_concurrent_streams),
         int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, PING_INTERVAL_MIN_MS),
         int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
-        int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS),
-        int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS),
+        int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, o->keepalive_ms),
+        int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, o->keepalive_ms / 3),
         int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, o->handshake_ms),
         int_arg(GRPC_ARG_MAX_CONNECTION_IDLE_MS, o->idle_ms),
         int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0), /* any number: a Watch may be silent for days */

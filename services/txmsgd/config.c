@@ -34,6 +34,8 @@ const struct conf_option config_options[] = {
       "A connection that has not begun to speak HTTP/2 within this is closed."),
     O("grpc.idle", CONF_DURATION_MS, "30m", 1000, 86400000, grpc_idle_ms,
       "A connection without a call for so long is closed; clients connect again by themselves."),
+    O("grpc.keepalive", CONF_DURATION_MS, "60s", 1000, 86400000, grpc_keepalive_ms,
+      "A connection that was silent for so long is pinged, and closed if it does not answer within a third of it."),
     O("grpc.probe", CONF_DURATION_MS, "5s", 0, 600000, probe_ms,
       "How often the daemon calls its own gRPC port, and how long it waits for the answer; 0: never."),
     O("grpc.probe_failures", CONF_INT, "3", 1, 1000, probe_failures,

@@ -8,8 +8,8 @@ struct config {
     char *dsn, *grpc_listen, *http_listen, *log_level;
     bool insecure;
     int64_t workers, grpc_threads, grpc_slots, grpc_receive, grpc_streams, grpc_deadline_ms;
-    int64_t grpc_connections, grpc_calls, grpc_memory, grpc_reply_ms, grpc_handshake_ms, grpc_idle_ms, probe_ms,
-        probe_failures;
+    int64_t grpc_connections, grpc_calls, grpc_memory, grpc_reply_ms, grpc_handshake_ms, grpc_idle_ms,
+        grpc_keepalive_ms, probe_ms, probe_failures;
     int64_t limit_body, limit_messages, limit_transaction, limit_headers, limit_header_size, id_past_ms, id_future_ms,
         check_after_ms;
     int64_t lane_batch, lane_batch_bytes, lane_queue, lane_queue_bytes, lane_gather, lane_cache, lane_progress_ms;

@@ -193,6 +193,7 @@ static int start_rpc(struct daemon *d, struct errmsg *e) {
                                          .reply_ms = d->c.grpc_reply_ms,
                                          .handshake_ms = d->c.grpc_handshake_ms,
                                          .idle_ms = d->c.grpc_idle_ms,
+                                         .keepalive_ms = d->c.grpc_keepalive_ms,
                                          .arena_bytes = 4 * d->c.grpc_receive,
                                          .deadline_max_ms = d->c.grpc_deadline_ms,
                                          .flush = message_service_flush,
