@@ -2,13 +2,14 @@
 """What hostile HTTP/2 costs a daemon: for each attack of tests/harness/hostile.py the bytes sent, the daemon's CPU and memory,
 and what a well-behaved caller felt meanwhile.
 
-    hostile.py GRPC_PORT PID [--attack-port PORT] [--seconds S] [--connections N] [ATTACK...]
+    hostile.py PORT PID [--tls] [--seconds S] [--connections N] [ATTACK...]
 
-PID is the daemon's; --attack-port leads the attacks elsewhere, to a proxy in front of it for one."""
+PID is the daemon's; PORT is its gRPC port, or that of a proxy in front of it."""
 
 import argparse
 import multiprocessing
 import pathlib
+import ssl
 import sys
 import time
 
@@ -18,18 +19,28 @@ from harness import hostile, http2
 from harness.system import cpu_seconds, memory
 
 
-def attack(name, port, until, results):
-    sender = hostile.ATTACKS[name](port, until)
+def tls_of(wanted):
+    """A context that trusts anybody, as attackers do."""
+    if not wanted:
+        return None
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def attack(name, port, until, tls, results):
+    sender = hostile.ATTACKS[name](port, until, tls_of(tls))
     results.put((sender.sent, sender.connects))
 
 
-def bystander(port, until):
+def bystander(port, until, tls):
     """Latencies of health calls, each over a new connection: what a caller feels."""
     times, failed = [], 0
     while time.monotonic() < until:
         begin = time.monotonic()
         try:
-            with http2.Connection(port, timeout=10) as c:
+            with http2.Connection(port, timeout=10, tls=tls) as c:
                 c.send(http2.call(1, hostile.HEALTH, b""))
                 c.read_until(http2.HEADERS, 1)
             times.append(time.monotonic() - begin)
@@ -40,15 +51,15 @@ def bystander(port, until):
 
 
 def measure(name, args):
-    port = args.attack_port or args.port
+    port = args.port
     results = multiprocessing.Queue()
     before, cpu, begin = memory(args.pid)[0], cpu_seconds(args.pid), time.monotonic()
     until = begin + args.seconds
-    attackers = [multiprocessing.Process(target=attack, args=(name, port, until, results), daemon=True)
+    attackers = [multiprocessing.Process(target=attack, args=(name, port, until, args.tls, results), daemon=True)
                  for _ in range(args.connections)]
     for a in attackers:
         a.start()
-    times, failed = bystander(args.port, until)
+    times, failed = bystander(port, until, tls_of(args.tls))
     cpu = (cpu_seconds(args.pid) - cpu) / (time.monotonic() - begin)
     peak = memory(args.pid)[1]
     got = [results.get(timeout=60) for _ in attackers]
@@ -66,7 +77,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("port", type=int)
     parser.add_argument("pid", type=int)
-    parser.add_argument("--attack-port", type=int)
+    parser.add_argument("--tls", action="store_true", help="speak TLS")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--connections", type=int, default=2)
     parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=", ".join(hostile.ATTACKS))

@@ -55,10 +55,13 @@ def operation(request):
 class Client:
     def __init__(self, target):
         self.target = target
-        self.channel = grpc.insecure_channel(target, options=[
+        self.use(grpc.insecure_channel(target, options=[
             ("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20),
             ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0),
-            ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)])
+            ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]))
+
+    def use(self, channel):
+        self.channel = channel
         self.messages = message_service_pb2_grpc.MessageServiceStub(self.channel)
         self.admin = admin_service_pb2_grpc.AdminServiceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)

@@ -60,11 +60,14 @@ def call(stream, path, data, more=(), end=True):
 
 
 class Connection:
-    """A socket with the client's preface sent. `window`: what answers may fill of each stream before they wait."""
+    """A socket with the client's preface sent. `window`: what answers may fill of each stream before they wait. `tls`: an
+    SSLContext that speaks h2."""
 
-    def __init__(self, port, window=None, timeout=30):
+    def __init__(self, port, window=None, timeout=30, tls=None):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self.buffer = b""
         self.send(PREFACE + (settings() if window is None else settings(**{f"s{INITIAL_WINDOW_SIZE}": window})))
 
