@@ -38,7 +38,7 @@ const struct conf_option config_options[] = {
       "A connection that was silent for so long is pinged, and closed if it does not answer within a third of it."),
     O("grpc.probe", CONF_DURATION_MS, "5s", 0, 600000, probe_ms,
       "How often the daemon calls its own gRPC port, and how long it waits for the answer; 0: never."),
-    O("grpc.probe_failures", CONF_INT, "3", 1, 1000, probe_failures,
+    O("grpc.probe_failures", CONF_INT, "5", 1, 1000, probe_failures,
       "Failed calls in a row after which it ends with exit code 3, to be restarted."),
     O("limits.body", CONF_SIZE, "1MiB", 1, 4194304, limit_body, "Largest body of one message."),
     O("limits.messages", CONF_INT, "64", 1, LIMIT_MESSAGES_HARD, limit_messages, "Most messages of one transaction."),

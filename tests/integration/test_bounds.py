@@ -5,14 +5,15 @@ import contextlib
 import os
 import socket
 import threading
+import time
 
 import grpc
 import pytest
-from harness import http2
+from harness import hostile, http2
 from harness.client import (CONFIRMED, DELIVERY, Client, error_of, message, prepare_request, publish_request, refused, service_pb2)
 from harness.ids import uuid7
 from harness.peers import HttpSink, Reply
-from harness.system import metric
+from harness.system import memory, metric
 from servers.process import wait_until
 
 DELIVERED = DELIVERY["DELIVERED"]
@@ -90,6 +91,19 @@ def test_memory_of_calls(world, client, topic):
         wait_until(lambda: publishes(client, topic), 20, "the unread answers are given up")
     with refused("NOT_FOUND", "TRANSACTION_NOT_FOUND"):
         client.get(tx)
+
+
+def test_messages_that_never_end(world, client, topic):
+    """Core's own bound, twice grpc.memory: it resets such calls, and others are served."""
+    pid = world.txmsgd.process.pid
+    before = memory(pid)[0]
+    attack = threading.Thread(
+        target=hostile.half_messages, args=(world.txmsgd.grpc_port, time.monotonic() + 3), kwargs={"streams": 50})
+    attack.start()
+    while attack.is_alive():
+        publishes(client, topic)
+        assert memory(pid)[0] - before < 60 << 20
+    wait_until(lambda: publishes(client, topic), 20, "others are served")
 
 
 def test_calls_of_one_connection(world, client, topic):
