@@ -11,7 +11,8 @@
  * work is the handlers' business.
  *
  * Stop, in this order, since core aborts on work for a queue that was shut down:
- *     stopping   streams are ended, no slot is armed again
+ *     draining   new calls are refused; streams end when what is under way on them was answered
+ *     stopping   no slot is armed again
  *     core shut  connections get GOAWAY; after the grace time they are cut
  *     down       core says that every connection has ended
  *     idle       every thread says that all its calls were replied to and their batches are back
@@ -27,6 +28,7 @@
 #include "rpc/health.h"
 #include "rpc/library.h"
 #include "rpc/reflection.h"
+#include "rpc/stream.h"
 
 #include <netdb.h>
 #include <signal.h>
@@ -41,6 +43,7 @@ enum {
     KEEPALIVE_MS = 60000,         /* we ping after so much silence, */
     KEEPALIVE_TIMEOUT_MS = 20000, /* and give a dead peer up after this */
     METHODS_MAX = 256,
+    SWEEP_MS = 2000,
     REMIND_MS = 5000,
     DRAIN_QUIET_MS = 250,
     DRAIN_ROUNDS = 20,
@@ -165,6 +168,11 @@ static void report_idle(struct rpc_thread *t) {
     pthread_mutex_unlock(&s->lock);
 }
 
+/* A thread with streams looks at them now and then, also when nothing happens. */
+static gpr_timespec soon(void) {
+    return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(SWEEP_MS, GPR_TIMESPAN));
+}
+
 static void *thread_main(void *arg) {
     struct rpc_thread *t = arg;
     gpr_timespec never = gpr_inf_future(GPR_CLOCK_MONOTONIC);
@@ -174,13 +182,18 @@ static void *thread_main(void *arg) {
     pthread_setname_np(pthread_self(), name);
     thread_current = t;
     for (;;) {
-        grpc_event ev = grpc_completion_queue_next(t->queue, never, NULL);
+        grpc_event ev = grpc_completion_queue_next(t->queue, t->streams_n ? soon() : never, NULL);
         struct tag *tag = ev.tag;
 
         if (ev.type == GRPC_QUEUE_SHUTDOWN)
             return NULL;
-        tag->run(tag, ev.success != 0);
+        if (ev.type == GRPC_OP_COMPLETE)
+            tag->run(tag, ev.success != 0);
         calls_finish(t);
+        while (atomic_load(&t->signalled))
+            streams_signalled(t);
+        if (t->streams_n)
+            streams_sweep(t, clock_mono_ns());
         if (atomic_load_explicit(&t->server->down, memory_order_relaxed))
             report_idle(t);
     }
@@ -257,6 +270,20 @@ static int add_service(struct rpc_server *s, const char *path) {
     return 0;
 }
 
+/* Streams have metrics but no slots: they arrive by the generic one. */
+static int add_stream(struct rpc_server *s, const struct rpc_stream_method *def) {
+    struct stream_method *m = &s->streams[s->streams_n];
+    const char *slash = strrchr(def->path, '/');
+
+    m->def = *def;
+    m->def.path = mem_strdup(def->path);
+    if (!m->def.path)
+        return -ENOMEM;
+    m->counts.name = def->name ? def->name : slash ? m->def.path + (slash - def->path) + 1 : m->def.path;
+    s->streams_n++;
+    return add_service(s, def->path);
+}
+
 static int add_methods(struct rpc_server *s, const struct rpc_method *methods, size_t n) {
     const struct rpc_method own[] = {
         {.path = "/grpc.health.v1.Health/Check",
@@ -270,28 +297,28 @@ static int add_methods(struct rpc_server *s, const struct rpc_method *methods, s
          .request = &grpc__health__v1__health_list_request__descriptor,
          .response = &grpc__health__v1__health_list_response__descriptor},
     };
-    const struct rpc_method watch = {.path = health_watch.path}, v1 = {.path = reflection_v1.path},
-                            generic = {.path = "/other"};
+    const struct rpc_stream_method *const own_streams[] = {&health_watch, &reflection_v1, &reflection_v1alpha};
+    const struct rpc_method generic = {.path = "/other"};
+    const struct rpc_server_options *o = &s->options;
     int err = 0;
 
-    s->methods = mem_calloc(n + ARRAY_LEN(own) + 3, sizeof(*s->methods));
-    s->services = mem_calloc(n + ARRAY_LEN(own) + 2, sizeof(*s->services));
-    if (!s->methods || !s->services)
+    s->methods = mem_calloc(n + ARRAY_LEN(own) + 1, sizeof(*s->methods));
+    s->streams = mem_calloc(o->streams_n + ARRAY_LEN(own_streams), sizeof(*s->streams));
+    s->services =
+        mem_calloc(n + ARRAY_LEN(own) + o->streams_n + ARRAY_LEN(own_streams), sizeof(*s->services));
+    if (!s->methods || !s->services || !s->streams)
         return -ENOMEM;
     for (size_t i = 0; !err && i < n; i++)
         err = add_method(s, &methods[i], NULL) ?: add_service(s, methods[i].path);
     err = err ?: add_method(s, &own[0], "HealthCheck") ?: add_method(s, &own[1], "HealthList");
     err = err ?: add_method(s, &generic, "other"); /* armed as well, so it belongs to methods_n */
-    err = err ?: add_service(s, own[0].path) ?: add_service(s, v1.path) ?: add_service(s, reflection_v1alpha.path);
+    err = err ?: add_service(s, own[0].path);
+    for (size_t i = 0; !err && i < ARRAY_LEN(own_streams); i++)
+        err = add_stream(s, own_streams[i]);
+    for (size_t i = 0; !err && i < o->streams_n; i++)
+        err = add_stream(s, &o->streams[i]);
     if (err)
         return err;
-    /* The streams have metrics but no slots: they stand behind the end. */
-    s->watch = &s->methods[s->methods_n];
-    s->reflect = &s->methods[s->methods_n + 1];
-    s->watch->def = watch;
-    s->watch->name = "HealthWatch";
-    s->reflect->def = v1;
-    s->reflect->name = "Reflection";
     qsort(s->services, (size_t)s->services_n, sizeof(*s->services), by_name);
     return 0;
 }
@@ -539,6 +566,8 @@ static void end_thread(struct rpc_thread *t) {
 static void drain_arrivals(struct rpc_server *s) {
     const struct timespec pause = {.tv_nsec = DRAIN_QUIET_MS * (long)NS_PER_MS};
     atomic_store(&s->draining, true);
+    atomic_fetch_add(&s->news, 1);
+    wake_all(s); /* streams end when what is under way on them was answered */
     for (int i = 0; i < DRAIN_ROUNDS; i++) {
         unsigned before = atomic_load(&s->refused);
         nanosleep(&pause, NULL);
@@ -555,8 +584,6 @@ void rpc_server_stop(struct rpc_server *s, int64_t grace_ms) {
     if (atomic_exchange(&s->stopping, true))
         return;
     ASSERT(!thread_current);
-    atomic_fetch_add(&s->news, 1);
-    wake_all(s); /* streams end, which else would last as long as their clients like */
     end_connections(s, grace_ms);
     wake_all(s); /* now each reports when it is idle */
     while (!wait_for(s, is_idle, REMIND_MS))
@@ -594,6 +621,9 @@ void rpc_server_free(struct rpc_server *s) {
     for (int i = 0; i < s->methods_n; i++)
         mem_free((void *)(uintptr_t)s->methods[i].def.path);
     mem_free(s->methods);
+    for (int i = 0; i < s->streams_n; i++)
+        mem_free((void *)(uintptr_t)s->streams[i].def.path);
+    mem_free(s->streams);
     for (int i = 0; i < s->services_n; i++)
         mem_free(s->services[i]);
     mem_free(s->services);
