@@ -48,6 +48,8 @@ int mailbox_new(struct loop *l, size_t max_items, void (*receive)(void *arg, str
                 struct mailbox **ret) MUSTCHECK;
 /* 0, or 1 = full or closed: the item stays the sender's. Not after mailbox_free(). @thread any */
 int mailbox_send(struct mailbox *m, struct list *item) MUSTCHECK;
+/* The same for many: takes from the head of the list what fits, the rest stays in it. @thread any */
+void mailbox_send_all(struct mailbox *m, struct list *items);
 size_t mailbox_length(const struct mailbox *m); /* @thread any; a hint */
 /*
  * No more items get in; those inside are still delivered to `receive` before this returns. May be called twice, and

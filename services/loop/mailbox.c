@@ -105,6 +105,21 @@ int mailbox_send(struct mailbox *m, struct list *item) {
     return r;
 }
 
+void mailbox_send_all(struct mailbox *m, struct list *items) {
+    struct list *e;
+
+    pthread_mutex_lock(&m->lock);
+    size_t before = atomic_load_explicit(&m->length, memory_order_relaxed), length = before;
+    while (!m->closed && length < m->max && (e = list_pop(items))) {
+        list_add_tail(&m->items, e);
+        length++;
+    }
+    atomic_store_explicit(&m->length, length, memory_order_relaxed);
+    if (before == 0 && length > 0)
+        uv_async_send(&m->wake);
+    pthread_mutex_unlock(&m->lock);
+}
+
 size_t mailbox_length(const struct mailbox *m) {
     return atomic_load_explicit(&m->length, memory_order_relaxed);
 }

@@ -79,19 +79,20 @@ struct rpc_stream_method {
     void *user;
     void (*opened)(struct rpc_stream *s); /* first of all. NULL allowed, as for all but `message` */
     void (*message)(struct rpc_stream *s, const ProtobufCMessage *m); /* valid until it returns */
-    void (*sendable)(struct rpc_stream *s);                           /* what was sent is with core: the next may follow */
-    void (*signalled)(struct rpc_stream *s); /* after rpc_stream_signal(), several may come as one; now and then for no reason */
-    void (*closed)(struct rpc_stream *s);    /* once: nothing is received or sent any more; holds may still be released */
+    void (*sendable)(struct rpc_stream *s); /* what was sent is with core: the next may follow */
+    void (*signalled)(
+        struct rpc_stream *s); /* after rpc_stream_signal(), several may come as one; now and then for no reason */
+    void (*closed)(struct rpc_stream *s); /* once: nothing is received or sent any more; holds may still be released */
 };
 
 struct rpc_server_options {
     const char *listen; /* "127.0.0.1:7400"; port 0 = any free port */
     int threads;        /* rpc threads; 1 is enough for 2 cores */
     int slots; /* armed calls per method and thread; default 16: 1.51 as Debian builds it searches all armed tags at every event */
-    int64_t receive_bytes;          /* largest request; default 8 MiB */
-    int64_t max_concurrent_streams; /* per connection; default 2048 */
-    int64_t arena_bytes;            /* bound of one call's arena; default 4 x receive_bytes */
-    int64_t deadline_max_ms;        /* a longer or absent deadline is cut to this; default 30 s */
+    int64_t receive_bytes;                   /* largest request; default 8 MiB */
+    int64_t max_concurrent_streams;          /* per connection; default 2048 */
+    int64_t arena_bytes;                     /* bound of one call's arena; default 4 x receive_bytes */
+    int64_t deadline_max_ms;                 /* a longer or absent deadline is cut to this; default 30 s */
     const struct rpc_stream_method *streams; /* copied */
     size_t streams_n;
 };
@@ -147,10 +148,11 @@ const char *rpc_stream_metadata(struct rpc_stream *s, const char *key);
 uint64_t rpc_stream_deadline_ns(const struct rpc_stream *s); /* of what begins now: the server's cap */
 void rpc_stream_pause(struct rpc_stream *s, bool paused);    /* messages wait with the client; also its half-close */
 bool rpc_stream_may_send(const struct rpc_stream *s);        /* false: after `sendable` again, or never */
-void rpc_stream_send(struct rpc_stream *s, const ProtobufCMessage *m);       /* only if it may; packed at once */
-void rpc_stream_send_bytes(struct rpc_stream *s, struct bytes packed);       /* the same for a message packed already; copied */
+void rpc_stream_send(struct rpc_stream *s, const ProtobufCMessage *m); /* only if it may; packed at once */
+void rpc_stream_send_bytes(struct rpc_stream *s,
+                           struct bytes packed); /* the same for a message packed already; copied */
 void rpc_stream_end(struct rpc_stream *s);
-void rpc_stream_fail(struct rpc_stream *s, const struct rpc_error *err);     /* texts are copied */
+void rpc_stream_fail(struct rpc_stream *s, const struct rpc_error *err); /* texts are copied */
 /* Counted: while held it does not end by itself and can be signalled. Release only in one of its callbacks. */
 void rpc_stream_hold(struct rpc_stream *s);
 void rpc_stream_release(struct rpc_stream *s);

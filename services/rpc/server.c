@@ -304,8 +304,7 @@ static int add_methods(struct rpc_server *s, const struct rpc_method *methods, s
 
     s->methods = mem_calloc(n + ARRAY_LEN(own) + 1, sizeof(*s->methods));
     s->streams = mem_calloc(o->streams_n + ARRAY_LEN(own_streams), sizeof(*s->streams));
-    s->services =
-        mem_calloc(n + ARRAY_LEN(own) + o->streams_n + ARRAY_LEN(own_streams), sizeof(*s->services));
+    s->services = mem_calloc(n + ARRAY_LEN(own) + o->streams_n + ARRAY_LEN(own_streams), sizeof(*s->services));
     if (!s->methods || !s->services || !s->streams)
         return -ENOMEM;
     for (size_t i = 0; !err && i < n; i++)

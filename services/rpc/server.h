@@ -44,14 +44,14 @@ struct rpc_thread {
     bool idle;           /* no live ones after core was shut down. @locks server->lock */
     struct list streams; /* struct rpc_stream */
     int streams_n;
-    uint64_t sweep_ns; /* when the streams are looked at again */
+    uint64_t sweep_ns;  /* when the streams are looked at again */
     unsigned seen;      /* of server->news */
     struct buf scratch; /* to put messages together that came in pieces */
 
     /* The crossing. @thread any */
     _Atomic(struct rpc_call *) finished;    /* newest first */
     _Atomic(struct rpc_stream *) signalled; /* newest first */
-    atomic_bool waking;                  /* `woken` is under way */
+    atomic_bool waking;                     /* `woken` is under way */
     pthread_mutex_t waker_lock;
     grpc_call *waker; /* carries the empty batches; NULL once the queue is shut down. @locks waker_lock */
     struct tag woken;
@@ -63,7 +63,7 @@ struct rpc_server {
     int methods_n;
     struct stream_method *streams; /* found by path, behind the generic slot */
     int streams_n;
-    char **services;                /* sorted names of what is served */
+    char **services; /* sorted names of what is served */
     int services_n;
     struct rpc_thread *threads;
     struct reflection *reflection;

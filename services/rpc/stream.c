@@ -199,7 +199,7 @@ void stream_fail(struct rpc_stream *s, int code, const char *reason, const char 
     rpc_stream_fail(s, &(struct rpc_error){.code = code,
                                            .reason = reason,
                                            .message = message,
-                                           .retry_after_ms = code == RPC_UNAVAILABLE ? 200
+                                           .retry_after_ms = code == RPC_UNAVAILABLE          ? 200
                                                              : code == RPC_RESOURCE_EXHAUSTED ? 1000
                                                                                               : 0});
 }

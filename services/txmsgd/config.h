@@ -10,6 +10,7 @@ struct config {
     int64_t workers, grpc_threads, grpc_slots, grpc_receive, grpc_streams, grpc_deadline_ms;
     int64_t limit_body, limit_messages, limit_transaction, limit_headers, limit_header_size, id_past_ms, id_future_ms,
         check_after_ms;
+    int64_t pipeline_streams, pipeline_credit, pipeline_in_flight, pipeline_bytes;
     int64_t lane_batch, lane_batch_bytes, lane_queue, lane_queue_bytes, lane_cache, lane_progress_ms;
     int64_t partitions_ahead, dead_after_ms, statement_timeout_ms;
     int64_t check_poll_ms, check_find_poll_ms, check_in_flight;

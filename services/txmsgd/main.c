@@ -112,7 +112,12 @@ static struct store_options store_options(const struct config *c) {
 }
 
 static int start_services(struct daemon *d, struct errmsg *e) {
-    struct message_options o = {.mailbox = d->c.lane_queue, .queries = 256};
+    struct message_options o = {.mailbox = d->c.lane_queue,
+                                .queries = 256,
+                                .pipeline_operations = d->c.pipeline_credit,
+                                .pipeline_streams = d->c.pipeline_streams,
+                                .pipeline_operations_all = d->c.pipeline_in_flight,
+                                .pipeline_bytes_all = d->c.pipeline_bytes};
     config_limits(&d->c, &o.limits);
     int r = message_service_new(&d->store, &o, (int)d->c.workers, &d->messages);
     if (r == 0)
@@ -123,15 +128,16 @@ static int start_services(struct daemon *d, struct errmsg *e) {
 }
 
 static int start_rpc(struct daemon *d, struct errmsg *e) {
-    const struct rpc_server_options o = {.listen = d->c.grpc_listen,
-                                         .threads = (int)d->c.grpc_threads,
-                                         .slots = (int)d->c.grpc_slots,
-                                         .receive_bytes = d->c.grpc_receive,
-                                         .max_concurrent_streams = d->c.grpc_streams,
-                                         .arena_bytes = 4 * d->c.grpc_receive,
-                                         .deadline_max_ms = d->c.grpc_deadline_ms};
+    struct rpc_server_options o = {.listen = d->c.grpc_listen,
+                                   .threads = (int)d->c.grpc_threads,
+                                   .slots = (int)d->c.grpc_slots,
+                                   .receive_bytes = d->c.grpc_receive,
+                                   .max_concurrent_streams = d->c.grpc_streams,
+                                   .arena_bytes = 4 * d->c.grpc_receive,
+                                   .deadline_max_ms = d->c.grpc_deadline_ms};
     struct rpc_method all[32];
     size_t n, m;
+    o.streams = message_service_streams(d->messages, &o.streams_n);
     const struct rpc_method *messages = message_service_methods(d->messages, &n);
     const struct rpc_method *admin = admin_service_methods(d->admin, &m);
     ASSERT(n + m <= ARRAY_LEN(all));
