@@ -1,7 +1,11 @@
 """Fixtures of all pytest suites. A module's world has its options in OPTIONS of the module."""
 
+import os
 import pathlib
 import sys
+
+# Servers are started while channels are open: core must not wake up in a child on its way to exec.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 import pytest
 

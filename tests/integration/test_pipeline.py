@@ -299,7 +299,9 @@ class TestEnds:
             assert {result_state(r) for r in results} == {CONFIRMED}
             pipe.close()
         assert resident_mib(daemon) < 200
-        wait_until(lambda: not call.is_active(), 60, "it is cut off")
+        cut = 'txmsg_requests_total{method="Pipeline",code="CANCELLED"} 1'
+        wait_until(lambda: cut in daemon.get("/metrics")[1], 60, "it is cut off")
+        assert call.is_active(), "for its client does not even read that it ended"
         assert next(sent) < 5000, "it was read although it did not read"
         stalled.close()
         daemon.close()
