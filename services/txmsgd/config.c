@@ -61,6 +61,7 @@ const struct conf_option config_options[] = {
     O("check.find_poll", CONF_DURATION_MS, "250ms", 10, 60000, check_find_poll_ms,
       "How often undecided transactions are looked for."),
     O("check.in_flight", CONF_INT, "256", 1, 4096, check_in_flight, "Checks under way, per worker."),
+    O("check.streams", CONF_INT, "256", 1, 1024, check_streams, "Streams of Checks open at once; more are refused."),
     O("forward.tail", CONF_SIZE, "64MiB", 1048576, 4294967296, forward_tail,
       "Confirmed payloads kept for delivery from memory, per worker."),
     O("forward.read", CONF_SIZE, "8MiB", 65536, 268435456, forward_read,

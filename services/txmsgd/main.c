@@ -7,6 +7,7 @@
  */
 #include "base/clock.h"
 #include "base/log.h"
+#include "checkback/desk.h"
 #include "http/http.h"
 #include "store/migrate.h"
 #include "store/partition.h"
@@ -32,6 +33,7 @@ struct daemon {
     struct timer *look;
     struct message_service *messages;
     struct admin_service *admin;
+    struct desk *desk;
     struct rpc_server *rpc;
     struct http_server *http;
     struct worker *workers[64];
@@ -46,6 +48,7 @@ static void on_topology(void *arg, struct topology *t) {
     struct daemon *d = arg;
     LOG_INFO("txmsgd", "configuration epoch %lld: %d subscriptions", (long long)t->epoch, t->subs_n);
     message_service_topology(d->messages, t);
+    desk_topology(d->desk, t);
     for (int i = 0; i < d->workers_n; i++)
         worker_topology(d->workers[i], t);
     atomic_store(&d->configured, true);
@@ -122,8 +125,10 @@ static int start_services(struct daemon *d, struct errmsg *e) {
     int r = message_service_new(&d->store, &o, (int)d->c.workers, &d->messages);
     if (r == 0)
         r = admin_service_new(&d->store, on_applied, d, &d->admin);
+    if (r == 0)
+        r = desk_new((int)d->c.check_streams, &d->desk);
     for (int i = 0; r == 0 && i < (int)d->c.workers; i++, d->workers_n = i)
-        r = worker_new(&d->c, &d->store, d->messages, i == 0 ? d->admin : NULL, i, &d->workers[i]);
+        r = worker_new(&d->c, &d->store, d->messages, i == 0 ? d->admin : NULL, d->desk, i, &d->workers[i]);
     return r < 0 ? err_set(e, r, "cannot make the workers: %s", err_text(r)) : 0;
 }
 
@@ -137,7 +142,14 @@ static int start_rpc(struct daemon *d, struct errmsg *e) {
                                    .deadline_max_ms = d->c.grpc_deadline_ms};
     struct rpc_method all[32];
     size_t n, m;
-    o.streams = message_service_streams(d->messages, &o.streams_n);
+    struct rpc_stream_method streams[8];
+    const struct rpc_stream_method *some = message_service_streams(d->messages, &n);
+    memcpy(streams, some, n * sizeof(*streams));
+    some = desk_streams(d->desk, &m);
+    ASSERT(n + m <= ARRAY_LEN(streams));
+    memcpy(streams + n, some, m * sizeof(*streams));
+    o.streams = streams;
+    o.streams_n = n + m;
     const struct rpc_method *messages = message_service_methods(d->messages, &n);
     const struct rpc_method *admin = admin_service_methods(d->admin, &m);
     ASSERT(n + m <= ARRAY_LEN(all));
@@ -148,6 +160,7 @@ static int start_rpc(struct daemon *d, struct errmsg *e) {
         return r;
     message_service_rpc(d->messages, d->rpc);
     admin_service_rpc(d->admin, d->rpc);
+    desk_rpc(d->desk, d->rpc);
     return rpc_server_start(d->rpc, e);
 }
 
@@ -198,6 +211,7 @@ static void stop(struct daemon *d) {
     rpc_server_free(d->rpc);
     message_service_free(d->messages);
     admin_service_free(d->admin);
+    desk_free(d->desk);
     loop_free(d->loop);
 }
 
