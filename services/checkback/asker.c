@@ -7,7 +7,7 @@
  * brings, so it costs the others nothing. What cannot be finished here in the time of its lease is left to whoever
  * claims it next: tokens keep both apart.
  */
-#include "checkback/check.h"
+#include "checkback/batch.h"
 
 #include "base/metric.h"
 
@@ -35,7 +35,8 @@ struct read_call {
 
 static void read_next(struct asker *a);
 
-static void wake_desk(struct asker *a) {
+void asker_flush(struct asker *a) {
+    batches_send(a);
     if (a->wake_desk)
         desk_wake(a->desk);
     a->wake_desk = false;
@@ -53,7 +54,11 @@ static void send_ready(struct asker *a) {
             break;
     }
     list_splice_tail(&a->ready, &todo);
-    wake_desk(a);
+    asker_flush(a);
+}
+
+void asker_send(struct asker *a) {
+    send_ready(a);
 }
 
 /* Those that came back from the desk. */
@@ -265,7 +270,7 @@ static void on_tick(void *arg) {
     if (!list_empty(&a->ending))
         lane_kick(a->own, 0);
     end_overdue(a);
-    wake_desk(a);
+    asker_flush(a);
     if (!a->allowed)
         return;
     send_ready(a);
@@ -288,11 +293,14 @@ int asker_new(struct loop *l, struct store *s, struct reader *r, struct webclien
     if (!a)
         return -ENOMEM;
     *a = (struct asker){.loop = l, .store = s, .reader = r, .web = w, .own = own, .age = age, .o = *o, .desk = o->desk,
+                         .caller = o->caller,
                          .allowed = true};
     a->rider = (struct lane_rider){.collect = on_collect, .committed = on_committed, .lost = on_lost, .arg = a};
     struct list *lists[] = {&a->waiting, &a->ready, &a->asking, &a->deciding, &a->ending, &a->riding};
     for (size_t i = 0; i < ARRAY_LEN(lists); i++)
         list_init(lists[i]);
+    list_init(&a->calling);
+    list_init(&a->batches);
     code = producers_init(&a->producers, o->in_flight);
     code = code < 0 ? code : timer_new(l, on_tick, a, &a->timer);
     code = code < 0 ? code : mailbox_new(l, (size_t)o->in_flight, on_back, a, &a->back); /* room for every check */
@@ -339,6 +347,7 @@ void asker_free(struct asker *a) {
         if (c->at_desk && desk_take_back(a->desk, &c->desk))
             c->at_desk = false;
     }
+    batches_abandon(a);
     mailbox_close(a->back); /* what is on its way comes now */
     mailbox_free(a->back);
     struct list *lists[] = {&a->waiting, &a->ready, &a->asking, &a->deciding, &a->ending, &a->riding};

@@ -254,9 +254,9 @@ void check_write(struct check *c, const struct tx_content *content) {
                          .include_body = c->policy->include_body};
     int r = content ? 0 : -ENOENT;
 
-    if (r == 0 && c->policy->endpoints_n > 0)
+    if (r == 0 && c->policy->endpoints_n > c->policy->grpc_n)
         r = request_body(&c->request, &q);
-    if (r == 0 && desk_room(c->asker->desk, c->name) > 0)
+    if (r == 0 && (c->policy->grpc_n > 0 || c->policy->endpoints_n == 0 || desk_room(c->asker->desk, c->name) > 0))
         r = write_message(c, &q);
     c->producer->held += held(c);
     if (r == 0) {
@@ -317,10 +317,26 @@ void check_overdue(struct check *c) {
     next_stream(c, "no answer in time");
 }
 
+void check_call_again(struct check *c) {
+    move(c, &c->asker->ready);
+    check_send(c);
+}
+
+void check_called(struct check *c, const struct answer *answer) {
+    if (answer->verdict == ANSWER_UNREACHABLE) {
+        next_endpoint(c, answer->why);
+        check_call_again(c);
+        return;
+    }
+    if (c->producer->policy == c->policy)
+        c->producer->good = c->endpoint;
+    (void)!answered(c, answer);
+}
+
 static void on_response(void *arg, const struct web_response *resp) {
     struct check *c = arg;
+    struct asker *a = c->asker;
     struct answer answer;
-    int asked = c->endpoint;
 
     c->call = NULL;
     if (resp->result == WEB_CANCELLED) { /* by check_abandon() alone */
@@ -328,15 +344,8 @@ static void on_response(void *arg, const struct web_response *resp) {
         return;
     }
     answer_read(resp, &c->tx, &answer);
-    if (answer.verdict == ANSWER_UNREACHABLE) {
-        next_endpoint(c, answer.why);
-        move(c, &c->asker->ready);
-        check_send(c);
-        return;
-    }
-    if (c->producer->policy == c->policy)
-        c->producer->good = asked;
-    (void)!answered(c, &answer);
+    check_called(c, &answer);
+    asker_flush(a);
 }
 
 static int post(struct check *c) {
@@ -348,6 +357,10 @@ static int post(struct check *c) {
                                   .headers = headers.list,
                                   .timeout_ms = c->policy->timeout_ms};
     return r < 0 ? r : webclient_post(c->asker->web, &request, on_response, c, &c->call);
+}
+
+static bool is_grpc(const struct check *c) {
+    return strncmp(c->policy->endpoints[c->endpoint], POLICY_GRPC, strlen(POLICY_GRPC)) == 0;
 }
 
 /* What became of trying to have a stream asked. */
@@ -385,6 +398,10 @@ bool check_send(struct check *c) {
             return true;
         if (c->tried >= c->policy->endpoints_n)
             break;
+        if (is_grpc(c)) {
+            move(c, &c->asker->calling);
+            return true;
+        }
         int r = post(c);
         if (r == 1)
             return false;

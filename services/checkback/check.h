@@ -32,13 +32,16 @@ struct asker {
     bool in_round;
     bool wake_desk; /* checks were given to it */
     struct desk *desk;
+    struct rpc_caller *caller; /* NULL = no gRPC check */
     size_t round_done;
     struct claim_call *claim; /* under way */
     struct read_call *read;
     size_t careful;       /* how many are read one by one, because one of them could not be read */
     struct list waiting;  /* for their messages */
     struct list ready;    /* for the web client */
-    struct list asking;   /* the web client, or the desk, has them */
+    struct list calling;  /* for a call with others */
+    struct list asking;   /* the web client, a batch or the desk has them */
+    struct list batches;  /* struct batch: out */
     struct mailbox *back; /* from the desk */
     struct list deciding; /* the lane has their operation */
     struct list ending;   /* their row is to be written or removed */
@@ -93,5 +96,12 @@ void check_overdue(struct check *c);
 /* False: the rest of its lease does not suffice to ask one endpoint. */
 bool check_has_time(const struct check *c);
 
-/* Of asker.c: look for due checks before the next poll. */
+/* A call brought this for it; or it is to be made again in another form. */
+void check_called(struct check *c, const struct answer *answer);
+void check_call_again(struct check *c);
+
+/* Of asker.c: sends what is ready; or only wakes whom it was given to. */
+void asker_send(struct asker *a);
+void asker_flush(struct asker *a);
+/* Look for due checks before the next poll. */
 void asker_soon(struct asker *a);

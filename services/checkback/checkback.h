@@ -11,6 +11,7 @@
 #include "store/lane.h"
 #include "store/read.h"
 
+struct rpc_caller;
 struct webclient;
 struct checkback;
 struct checkback_options {
@@ -18,6 +19,7 @@ struct checkback_options {
     int64_t find_poll_ms; /* how often the finder walks; default 250 */
     int in_flight;        /* checks under way in this worker; default 256 */
     struct desk *desk;    /* of the process; outlives the check-back. NULL = no pull mode */
+    struct rpc_caller *caller; /* stopped before the loop ends. NULL = no gRPC check */
 };
 /* `own` takes the verdicts as operations: the worker's own lane. It, the reader and the web client are freed after checkback_free(). */
 int checkback_new(struct loop *l, struct store *s, struct reader *r, struct webclient *w, struct lane *own,

@@ -106,6 +106,7 @@ static size_t enter(struct producers *p, const struct producer_conf *conf) {
         return 0;
     of->policy = &conf->check;
     of->good = -1; /* the list may be another one */
+    of->single = 0;
     p->order[p->order_n++] = of;
     return 1;
 }

@@ -17,6 +17,7 @@ struct producer {
     int in_flight;                     /* checks claimed and not ended */
     int waiting;                       /* of them, those that wait for a stream */
     size_t held;                       /* bytes of requests kept for them */
+    unsigned single;                   /* bit per endpoint: it serves Check alone */
     int good;                          /* the endpoint that answered last; -1 = none */
     int asked, got;                    /* by the claim under way */
     bool more;                         /* the last claim brought as many as it asked for */

@@ -18,6 +18,7 @@ enum kind {
     MEMBER_BOOL,   /* -> bool */
     MEMBER_TEXT,   /* -> const char *, at most `max` bytes, no control characters */
     MEMBER_HTTP,   /* -> const char *, a URL */
+    MEMBER_ENDPOINT,
     MEMBER_AMQP,   /* -> const char *, a URL */
     MEMBER_SECRET, /* -> const char * */
     MEMBER_NESTED, /* has a table of its own, or code: not read here */
@@ -261,10 +262,12 @@ static int read_text(const struct spec *s, const struct member *m, const json_t 
 
     if (!text)
         return err_set(s->e, -EINVAL, "%s%s must be a string", s->path, m->name);
-    if ((m->kind == MEMBER_HTTP || m->kind == MEMBER_AMQP) && text[0] == '\0')
+    if ((m->kind == MEMBER_HTTP || m->kind == MEMBER_ENDPOINT || m->kind == MEMBER_AMQP) && text[0] == '\0')
         wrong = "is required";
     else if (m->kind == MEMBER_HTTP)
         wrong = url_wrong_http(text);
+    else if (m->kind == MEMBER_ENDPOINT)
+        wrong = url_wrong_endpoint(text);
     else if (m->kind == MEMBER_AMQP)
         wrong = url_wrong_amqp(text);
     else if (m->kind == MEMBER_SECRET)
@@ -333,6 +336,7 @@ static int read_member(const struct spec *s, const struct member *m, const json_
         return read_enum(s, m, j, at);
     case MEMBER_TEXT:
     case MEMBER_HTTP:
+    case MEMBER_ENDPOINT:
     case MEMBER_AMQP:
     case MEMBER_SECRET:
         return read_text(s, m, j, at);
@@ -405,7 +409,7 @@ int spec_topic(const char *name, const json_t *spec, struct errmsg *e) {
 }
 
 static int read_endpoints(const struct spec *s, const json_t *list, struct check_policy *out) {
-    out->endpoints_n = 0;
+    out->endpoints_n = out->grpc_n = 0;
     if (!list)
         return 0;
     if (!json_is_array(list))
@@ -415,11 +419,13 @@ static int read_endpoints(const struct spec *s, const json_t *list, struct check
                        POLICY_ENDPOINTS_MAX);
     for (size_t i = 0; i < json_array_size(list); i++) {
         char name[32];
-        const struct member m = {name, MEMBER_HTTP};
+        const struct member m = {name, MEMBER_ENDPOINT};
         snprintf(name, sizeof(name), "endpoints[%zu]", i);
         int r = read_text(s, &m, json_array_get(list, i), &out->endpoints[i]);
         if (r < 0)
             return r;
+        if (strncmp(out->endpoints[i], POLICY_GRPC, strlen(POLICY_GRPC)) == 0)
+            out->grpc_n++;
         out->endpoints_n++;
     }
     return 0;

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "checkback/desk.h"
 #include "http/http.h"
+#include "rpc/caller.h"
 #include "store/migrate.h"
 #include "store/partition.h"
 #include "store/stmts.h"
@@ -34,6 +35,7 @@ struct daemon {
     struct message_service *messages;
     struct admin_service *admin;
     struct desk *desk;
+    struct rpc_caller *caller;
     struct rpc_server *rpc;
     struct http_server *http;
     struct worker *workers[64];
@@ -121,14 +123,18 @@ static int start_services(struct daemon *d, struct errmsg *e) {
                                 .pipeline_streams = d->c.pipeline_streams,
                                 .pipeline_operations_all = d->c.pipeline_in_flight,
                                 .pipeline_bytes_all = d->c.pipeline_bytes};
+    struct worker_peers peers;
     config_limits(&d->c, &o.limits);
     int r = message_service_new(&d->store, &o, (int)d->c.workers, &d->messages);
     if (r == 0)
         r = admin_service_new(&d->store, on_applied, d, &d->admin);
     if (r == 0)
         r = desk_new((int)d->c.check_streams, &d->desk);
+    if (r == 0)
+        r = rpc_caller_new(&(struct rpc_caller_options){0}, &d->caller, e);
+    peers = (struct worker_peers){.desk = d->desk, .caller = d->caller};
     for (int i = 0; r == 0 && i < (int)d->c.workers; i++, d->workers_n = i)
-        r = worker_new(&d->c, &d->store, d->messages, i == 0 ? d->admin : NULL, d->desk, i, &d->workers[i]);
+        r = worker_new(&d->c, &d->store, d->messages, i == 0 ? d->admin : NULL, &peers, i, &d->workers[i]);
     return r < 0 ? err_set(e, r, "cannot make the workers: %s", err_text(r)) : 0;
 }
 
@@ -203,6 +209,7 @@ static void stop(struct daemon *d) {
     alarm((unsigned)(d->c.drain_ms / 1000) + 40);
     rpc_server_health(d->rpc, false);
     rpc_server_stop(d->rpc, d->c.drain_ms);
+    rpc_caller_stop(d->caller); /* its answers are with the workers now */
     for (int i = 0; i < d->workers_n; i++)
         worker_close(d->workers[i]);
     for (int i = 0; i < d->workers_n; i++)
@@ -212,6 +219,7 @@ static void stop(struct daemon *d) {
     message_service_free(d->messages);
     admin_service_free(d->admin);
     desk_free(d->desk);
+    rpc_caller_free(d->caller);
     loop_free(d->loop);
 }
 
