@@ -292,9 +292,16 @@ int asker_new(struct loop *l, struct store *s, struct reader *r, struct webclien
 
     if (!a)
         return -ENOMEM;
-    *a = (struct asker){.loop = l, .store = s, .reader = r, .web = w, .own = own, .age = age, .o = *o, .desk = o->desk,
-                         .caller = o->caller,
-                         .allowed = true};
+    *a = (struct asker){.loop = l,
+                        .store = s,
+                        .reader = r,
+                        .web = w,
+                        .own = own,
+                        .age = age,
+                        .o = *o,
+                        .desk = o->desk,
+                        .caller = o->caller,
+                        .allowed = true};
     a->rider = (struct lane_rider){.collect = on_collect, .committed = on_committed, .lost = on_lost, .arg = a};
     struct list *lists[] = {&a->waiting, &a->ready, &a->asking, &a->deciding, &a->ending, &a->riding};
     for (size_t i = 0; i < ARRAY_LEN(lists); i++)

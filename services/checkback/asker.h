@@ -10,7 +10,7 @@ struct asker;
 struct asker_options {
     int64_t poll_ms;
     int in_flight;
-    struct desk *desk; /* NULL = no pull mode */
+    struct desk *desk;         /* NULL = no pull mode */
     struct rpc_caller *caller; /* NULL = no gRPC check: such endpoints cannot be asked */
 };
 /* `age` and the others outlive the asker. */

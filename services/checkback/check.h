@@ -60,7 +60,7 @@ struct check {
     struct uuid tx;
     int32_t token, tries, unknowns, failures; /* as claimed */
     int64_t prepared_us;
-    uint64_t lease_ns; /* CLOCK_MONOTONIC: ours until then */
+    uint64_t lease_ns;          /* CLOCK_MONOTONIC: ours until then */
     struct buf request;         /* over HTTP, if there is an endpoint */
     struct arena arena;         /* of `message` */
     struct tx_content *content; /* it points into it; NULL = there is no message */

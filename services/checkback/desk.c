@@ -18,8 +18,8 @@
 #include "txmsg/v1/message_service.pb-c.h"
 
 enum {
-    OPEN_MAX = 1000,     /* checks and credit of one stream; answers of one frame */
-    FRAME_CHECKS = 100,  /* of one frame down */
+    OPEN_MAX = 1000,    /* checks and credit of one stream; answers of one frame */
+    FRAME_CHECKS = 100, /* of one frame down */
     FRAME_BYTES = 1 << 20,
 };
 
@@ -260,8 +260,8 @@ static struct desk_stream *introduce(struct desk *d, struct rpc_stream *rpc, con
     list_init(&s->outgoing);
     list_init(&s->link);
     pthread_mutex_lock(&d->lock);
-    bool known = strlen(q->producer) <= LIMIT_NAME && d->topology &&
-                 topology_producer(d->topology, bytes_str(q->producer));
+    bool known =
+        strlen(q->producer) <= LIMIT_NAME && d->topology && topology_producer(d->topology, bytes_str(q->producer));
     s->of = known ? counter_of(d, q->producer) : NULL;
     if (s->of) {
         list_add_tail(&s->of->streams, &s->link);

@@ -19,8 +19,8 @@ int desk_new(int streams, struct desk **ret) MUSTCHECK; /* streams: open at once
 void desk_free(struct desk *d); /* after the rpc server and the workers are gone. NULL allowed */
 /* The methods to serve; *n = how many. Lives as long as the desk. */
 const struct rpc_stream_method *desk_streams(struct desk *d, size_t *n);
-void desk_rpc(struct desk *d, struct rpc_server *rpc);        /* whom to wake; before it starts */
-void desk_topology(struct desk *d, struct topology *t);       /* who may open a stream. @thread any */
+void desk_rpc(struct desk *d, struct rpc_server *rpc);  /* whom to wake; before it starts */
+void desk_topology(struct desk *d, struct topology *t); /* who may open a stream. @thread any */
 
 struct desk_check {
     /* in: unchanged and alive until it comes back */

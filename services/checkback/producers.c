@@ -82,7 +82,7 @@ static void producer_drop_unused(struct producers *p, struct producer *of) {
 
 /* Calls fn for each producer of the configuration. */
 static size_t each_conf(struct producers *p, const struct topology *t,
-                           size_t (*fn)(struct producers *, const struct producer_conf *)) {
+                        size_t (*fn)(struct producers *, const struct producer_conf *)) {
     size_t n = 0;
 
     for (size_t i = 0; t && t->producers.slots && i <= t->producers.mask; i++) {

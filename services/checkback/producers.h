@@ -13,14 +13,14 @@ struct producer {
     struct hnode node;
     char name[LIMIT_NAME + 1];
     const struct check_policy *policy; /* NULL = gone from the configuration: not asked */
-    int reach;                         /* checks that can be asked from here, as the round began: see producers_reach() */
-    int in_flight;                     /* checks claimed and not ended */
-    int waiting;                       /* of them, those that wait for a stream */
-    size_t held;                       /* bytes of requests kept for them */
-    unsigned single;                   /* bit per endpoint: it serves Check alone */
-    int good;                          /* the endpoint that answered last; -1 = none */
-    int asked, got;                    /* by the claim under way */
-    bool more;                         /* the last claim brought as many as it asked for */
+    int reach;       /* checks that can be asked from here, as the round began: see producers_reach() */
+    int in_flight;   /* checks claimed and not ended */
+    int waiting;     /* of them, those that wait for a stream */
+    size_t held;     /* bytes of requests kept for them */
+    unsigned single; /* bit per endpoint: it serves Check alone */
+    int good;        /* the endpoint that answered last; -1 = none */
+    int asked, got;  /* by the claim under way */
+    bool more;       /* the last claim brought as many as it asked for */
     struct metric *results[ANSWER_VERDICTS], *contrary, *stuck;
 };
 

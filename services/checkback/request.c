@@ -76,7 +76,7 @@ int request_headers(struct request_headers *h, const char *secret, const struct 
 /* --- as a message --- */
 
 static char *text_of(struct bytes v) {
-    return v.n ? (char *)(uintptr_t)v.p : (char *)(uintptr_t)"";
+    return v.n ? (char *)(uintptr_t)v.p : (char *)(uintptr_t) "";
 }
 
 static ProtobufCBinaryData data_of(struct bytes v) {

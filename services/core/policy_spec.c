@@ -12,12 +12,12 @@
 #include <math.h>
 
 enum kind {
-    MEMBER_MS,     /* "10s" -> int64_t */
-    MEMBER_INT,    /* -> int */
-    MEMBER_NUM,    /* -> double */
-    MEMBER_BOOL,   /* -> bool */
-    MEMBER_TEXT,   /* -> const char *, at most `max` bytes, no control characters */
-    MEMBER_HTTP,   /* -> const char *, a URL */
+    MEMBER_MS,   /* "10s" -> int64_t */
+    MEMBER_INT,  /* -> int */
+    MEMBER_NUM,  /* -> double */
+    MEMBER_BOOL, /* -> bool */
+    MEMBER_TEXT, /* -> const char *, at most `max` bytes, no control characters */
+    MEMBER_HTTP, /* -> const char *, a URL */
     MEMBER_ENDPOINT,
     MEMBER_AMQP,   /* -> const char *, a URL */
     MEMBER_SECRET, /* -> const char * */

@@ -97,7 +97,8 @@ const char *url_wrong_endpoint(const char *s) {
         return "has a host that is neither a name nor an address";
     if (s[7 + host] == '\0')
         return "needs a port";
-    return is_port(s + 8 + host, strlen(s + 8 + host)) ? NULL : "has a port that is not 1..65535, or something behind it";
+    return is_port(s + 8 + host, strlen(s + 8 + host)) ? NULL
+                                                       : "has a port that is not 1..65535, or something behind it";
 }
 
 const char *url_wrong_amqp(const char *s) {

@@ -222,8 +222,8 @@ static int enter(struct rpc_caller *c, const struct rpc_call_request *r, struct 
     if (e)
         return e;
     path = grpc_slice_from_copied_string(r->path);
-    x->core = grpc_channel_create_call(x->channel->core, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue, path, NULL, deadline,
-                                       NULL);
+    x->core =
+        grpc_channel_create_call(x->channel->core, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue, path, NULL, deadline, NULL);
     grpc_slice_unref(path);
     x->channel->calls++;
     c->live++;

@@ -23,9 +23,9 @@ struct rpc_outcome {
     const ProtobufCMessage *response; /* checked like a request; valid during `done` */
 };
 struct rpc_call_request {
-    const char *target; /* "host:port" */
-    const char *path;   /* "/txmsg.v1.CheckService/Check" */
-    const ProtobufCMessage *request;             /* packed at once */
+    const char *target;              /* "host:port" */
+    const char *path;                /* "/txmsg.v1.CheckService/Check" */
+    const ProtobufCMessage *request; /* packed at once */
     const ProtobufCMessageDescriptor *response;
     int64_t timeout_ms;
     void (*done)(void *arg, const struct rpc_outcome *o); /* once, on the caller's thread: it must not block */

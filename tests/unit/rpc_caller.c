@@ -59,7 +59,8 @@ static void on_done(void *arg, const struct rpc_outcome *o) {
     assert_non_null(o->message);
     assert_true((o->code == RPC_OK) == (o->response != NULL));
     if (o->response && o->response->descriptor == &txmsg__v1__confirm_response__descriptor)
-        snprintf(ids[i], sizeof(ids[i]), "%s", ((const Txmsg__V1__ConfirmResponse *)o->response)->status->transaction_id);
+        snprintf(ids[i], sizeof(ids[i]), "%s",
+                 ((const Txmsg__V1__ConfirmResponse *)o->response)->status->transaction_id);
     done_n++;
     pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&lock);
@@ -83,8 +84,8 @@ static void wait_for(const int *what, int n) {
     }
 
 static int setup(void **state) {
-    static const struct rpc_method methods[] = {
-        METHOD("Confirm", handle_echo), METHOD("Cancel", handle_fail), METHOD("Publish", handle_keep)};
+    static const struct rpc_method methods[] = {METHOD("Confirm", handle_echo), METHOD("Cancel", handle_fail),
+                                                METHOD("Publish", handle_keep)};
     const struct rpc_server_options o = {.listen = "127.0.0.1:0", .slots = 4};
     const struct rpc_caller_options co = {.in_flight = 8, .targets = 2};
 
@@ -176,7 +177,10 @@ static void test_targets(void **state) {
     const ProtobufCMessageDescriptor *d = &txmsg__v1__confirm_response__descriptor;
 
     for (int i = 0; i < 3; i++)
-        snprintf(other[i], sizeof(other[i]), "dns:///%s:%d", i == 0 ? "127.0.0.1" : i == 1 ? "localhost" : "127.0.0.2",
+        snprintf(other[i], sizeof(other[i]), "dns:///%s:%d",
+                 i == 0   ? "127.0.0.1"
+                 : i == 1 ? "localhost"
+                          : "127.0.0.2",
                  rpc_server_port(server));
     assert_int_equal(call_to(other[0], "Publish", 0, 30000, d), 0);
     wait_for(&kept_n, 1);

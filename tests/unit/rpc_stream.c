@@ -5,7 +5,7 @@
 
 #include <pthread.h>
 
-#define PATH "/txmsg.v1.MessageService/Pipeline"
+#define PATH    "/txmsg.v1.MessageService/Pipeline"
 #define TEXT(s) ((char *)(uintptr_t)(s))
 
 typedef Txmsg__V1__PipelineRequest Request;
