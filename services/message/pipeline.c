@@ -21,6 +21,7 @@
 #include "message/result.h"
 
 enum {
+    MAIL_MAX = 128,           /* operations mailed together: a commit of some begins while the others are read */
     OUT_MAX = 16 << 20,       /* never reached: results in flight are bounded by credit */
     OUT_PAUSE = 256 << 10,    /* unsent results of more than this: nothing is read */
     OUT_KEPT_MAX = 256 << 10, /* an idle stream gives a larger buffer back */
@@ -37,7 +38,7 @@ struct flight { /* an operation under way */
 /* What is left of a client's frame while operations of it are under way; their texts stand behind them. */
 struct frame {
     struct pipe *pipe;
-    size_t left;
+    size_t left;   /* operations under way, and one for the reading */
     int64_t bytes; /* counted in service->flights */
     struct flight flights[];
 };
@@ -194,6 +195,15 @@ static void pipe_free(struct pipe *p) {
     mem_free(p);
 }
 
+/* What it counted, when it was the last. */
+static int64_t frame_drop(struct frame *f) {
+    int64_t bytes = f->bytes;
+    if (--f->left > 0)
+        return 0;
+    mem_free(f);
+    return bytes;
+}
+
 /* Answers what is done, and gives its memory back. */
 static void collect(struct pipe *p, struct list *done) {
     struct message_service *m = p->service;
@@ -208,12 +218,8 @@ static void collect(struct pipe *p, struct list *done) {
         p->owed++;
         p->open--;
         operations++;
-        if (--x->frame->left == 0) {
-            bytes += x->frame->bytes;
-            mem_free(x->frame);
-        }
+        bytes += frame_drop(x->frame);
     }
-    arena_reset(a);
     if (operations)
         flights_end(m, operations, bytes);
 }
@@ -227,6 +233,7 @@ static void on_signalled(struct rpc_stream *s) {
     list_splice_tail(&done, &p->done);
     pthread_mutex_unlock(&p->lock);
     collect(p, &done);
+    arena_reset(rpc_stream_arena(s));
     turn(p);
     if (p->closed && !p->open) {
         rpc_stream_set_data(s, NULL);
@@ -265,7 +272,8 @@ static struct frame *frame_new(struct pipe *p, const Txmsg__V1__PipelineRequest 
     struct frame *f = mem_alloc(size + text);
     if (!f)
         return NULL;
-    *f = (struct frame){.pipe = p, .bytes = (int64_t)(size + text)};
+    *f = (struct frame){.pipe = p, .left = 1, .bytes = (int64_t)(size + text)};
+    atomic_fetch_add(&p->service->flights.bytes, f->bytes);
     *texts = (uint8_t *)&f->flights[n];
     return f;
 }
@@ -305,15 +313,54 @@ static void beyond_credit(struct rpc_error *err) {
                               .retry_after_ms = 100};
 }
 
-/* Reads all operations of a frame; those that are to be done go into `to`, by worker. */
-static void read_frame(struct pipe *p, const Txmsg__V1__PipelineRequest *q, struct frame *f, uint8_t *texts,
-                       struct list *to) {
+/* A frame that is being read. */
+struct reading {
+    struct frame *frame;
+    uint8_t *texts;         /* where the next goes */
+    size_t read;            /* flights in use */
+    int64_t waiting, bytes; /* read and not mailed */
+    struct list to[WORKERS_MAX];
+};
+
+/* Under way from here on; those that find no room are answered at once. */
+static void mail(struct pipe *p, struct reading *r) {
+    struct message_service *m = p->service;
+    struct list full = LIST_INIT(full);
+    p->open += (size_t)r->waiting;
+    r->frame->left += (size_t)r->waiting;
+    r->frame->bytes += r->bytes;
+    atomic_fetch_add(&m->flights.operations, r->waiting);
+    atomic_fetch_add(&m->flights.bytes, r->bytes);
+    r->waiting = r->bytes = 0;
+    for (int w = 0; w < m->workers_n; w++) {
+        if (!list_empty(&r->to[w]))
+            worker_send(m->workers[w], &r->to[w]);
+        list_splice_tail(&full, &r->to[w]);
+    }
+    LIST_FOR (e, &full)
+        LIST_ENTRY(e, struct item, link)->overloaded = true;
+    collect(p, &full);
+}
+
+static void take(struct pipe *p, struct reading *r, struct flight *x, uint64_t deadline) {
+    keep(&x->item.op.producer, &r->texts);
+    keep(&x->item.op.reason, &r->texts);
+    x->frame = r->frame;
+    x->item.op.deadline_ns = deadline;
+    hmap_add(&p->tags, &x->by_tag, hash_bytes(&x->tag, sizeof(x->tag), 0));
+    list_add_tail(&r->to[worker_index(worker_of(p->service, &x->item.op.id))], &x->item.link);
+    r->read++;
+    r->waiting++;
+    r->bytes += x->item.op.content ? (int64_t)x->item.op.content->bytes : 0;
+}
+
+static void read_frame(struct pipe *p, const Txmsg__V1__PipelineRequest *q, struct reading *r) {
     struct operation_reader o;
     struct rpc_error err;
     uint64_t deadline = operation_deadline_ns(rpc_stream_deadline_ns(p->stream));
     operation_reader_open(&o, p->service, rpc_stream_arena(p->stream), p->trace);
     for (size_t i = 0; i < q->n_operations; i++) {
-        struct flight *x = &f->flights[f->left];
+        struct flight *x = &r->frame->flights[r->read];
         if (p->credit == 0) {
             beyond_credit(&err);
             put_error(p, q->operations[i]->tag, &err, o.arena);
@@ -325,28 +372,11 @@ static void read_frame(struct pipe *p, const Txmsg__V1__PipelineRequest *q, stru
             p->owed++;
             continue;
         }
-        keep(&x->item.op.producer, &texts);
-        keep(&x->item.op.reason, &texts);
-        x->frame = f;
-        x->item.op.deadline_ns = deadline;
-        f->bytes += x->item.op.content ? (int64_t)x->item.op.content->bytes : 0;
-        f->left++;
-        hmap_add(&p->tags, &x->by_tag, hash_bytes(&x->tag, sizeof(x->tag), 0));
-        list_add_tail(&to[worker_index(worker_of(p->service, &x->item.op.id))], &x->item.link);
+        take(p, r, x, deadline);
+        if (r->waiting == MAIL_MAX)
+            mail(p, r);
     }
     operation_reader_close(&o);
-}
-
-static void mail(struct pipe *p, struct list *to) {
-    struct list full = LIST_INIT(full);
-    for (int w = 0; w < p->service->workers_n; w++) {
-        if (!list_empty(&to[w]))
-            worker_send(p->service->workers[w], &to[w]);
-        list_splice_tail(&full, &to[w]);
-    }
-    LIST_FOR (e, &full)
-        LIST_ENTRY(e, struct item, link)->overloaded = true;
-    collect(p, &full);
 }
 
 static void on_message(struct rpc_stream *s, const ProtobufCMessage *message) {
@@ -354,9 +384,8 @@ static void on_message(struct rpc_stream *s, const ProtobufCMessage *message) {
     struct pipe *p = rpc_stream_data(s);
     struct message_service *m = p->service;
     struct arena *a = rpc_stream_arena(s);
-    struct list to[WORKERS_MAX];
+    struct reading r = {.read = 0};
     struct rpc_error err;
-    uint8_t *texts;
     if (q->n_operations == 0 || q->n_operations > LIMIT_BATCH_OPERATIONS) {
         (void)!codec_refuse(
             a, &err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "operations",
@@ -364,25 +393,19 @@ static void on_message(struct rpc_stream *s, const ProtobufCMessage *message) {
         rpc_stream_fail(s, &err);
         return;
     }
-    struct frame *f = frame_new(p, q, &texts);
-    if (!f) {
+    r.frame = frame_new(p, q, &r.texts);
+    if (!r.frame) {
         rpc_stream_fail(s, &no_memory);
         return;
     }
     for (int w = 0; w < m->workers_n; w++)
-        list_init(&to[w]);
-    read_frame(p, q, f, texts, to);
-    if (f->left) {
-        p->open += f->left;
-        atomic_fetch_add(&m->flights.operations, (int64_t)f->left);
-        atomic_fetch_add(&m->flights.bytes, f->bytes);
-        if (!p->held)
-            rpc_stream_hold(s);
-        p->held = true;
-        mail(p, to);
-    } else {
-        mem_free(f);
-    }
+        list_init(&r.to[w]);
+    if (!p->held) /* until turn() knows better */
+        rpc_stream_hold(s);
+    p->held = true;
+    read_frame(p, q, &r);
+    mail(p, &r);
+    flights_end(m, 0, frame_drop(r.frame));
     turn(p);
 }
 

@@ -5,6 +5,9 @@
  *
  * The lock guards channels and the list of calls; no callback runs under it. `live` counts calls whose batch is out, so
  * that the queue is shut down only when nothing will be started on it.
+ *
+ * The thread is in core only while a call is under way. Core has one set of sockets for the whole process, and whoever
+ * waits in it works for all: an idle client that waits there takes requests from the rpc threads and hands them over.
  */
 #include "rpc/caller.h"
 
@@ -35,10 +38,10 @@ struct rpc_caller {
     struct buf scratch; /* of the thread */
 
     pthread_mutex_t lock;
-    pthread_cond_t ended;
+    pthread_cond_t changed; /* live, or closing */
     struct list channels, calls;
     int channels_n, live;
-    bool stopped;
+    bool stopped, closing;
 };
 
 /* A call under way. */
@@ -169,16 +172,24 @@ static void tell(struct calling *x) {
     arena_deinit(&a);
 }
 
+/* False: nothing will be under way any more. */
+static bool wait_for_calls(struct rpc_caller *c) {
+    pthread_mutex_lock(&c->lock);
+    while (c->live == 0 && !c->closing)
+        pthread_cond_wait(&c->changed, &c->lock);
+    bool any = c->live > 0;
+    pthread_mutex_unlock(&c->lock);
+    return any;
+}
+
 static void *caller_main(void *arg) {
     struct rpc_caller *c = arg;
 
     pthread_setname_np(pthread_self(), "rpc-caller");
-    for (;;) {
+    while (wait_for_calls(c)) {
         grpc_event ev = grpc_completion_queue_next(c->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
         struct calling *x = ev.tag;
 
-        if (ev.type == GRPC_QUEUE_SHUTDOWN)
-            return NULL;
         tell(x);
         pthread_mutex_lock(&c->lock);
         list_del(&x->link);
@@ -187,9 +198,10 @@ static void *caller_main(void *arg) {
         calling_free(x);
         pthread_mutex_lock(&c->lock); /* last: when it is 0 nothing of a call is left */
         if (--c->live == 0)
-            pthread_cond_broadcast(&c->ended);
+            pthread_cond_broadcast(&c->changed);
         pthread_mutex_unlock(&c->lock);
     }
+    return NULL;
 }
 
 static void start(struct calling *x) {
@@ -226,7 +238,8 @@ static int enter(struct rpc_caller *c, const struct rpc_call_request *r, struct 
         grpc_channel_create_call(x->channel->core, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue, path, NULL, deadline, NULL);
     grpc_slice_unref(path);
     x->channel->calls++;
-    c->live++;
+    if (c->live++ == 0)
+        pthread_cond_broadcast(&c->changed);
     list_add_tail(&c->calls, &x->link);
     return 0;
 }
@@ -275,7 +288,7 @@ int rpc_caller_new(const struct rpc_caller_options *o, struct rpc_caller **ret, 
     list_init(&c->channels);
     list_init(&c->calls);
     pthread_mutex_init(&c->lock, NULL);
-    pthread_cond_init(&c->ended, NULL);
+    pthread_cond_init(&c->changed, NULL);
     c->queue = grpc_completion_queue_create_for_next(NULL);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -296,7 +309,7 @@ void rpc_caller_stop(struct rpc_caller *c) {
     LIST_FOR (e, &c->calls)
         grpc_call_cancel(LIST_ENTRY(e, struct calling, link)->core, NULL);
     while (c->live > 0)
-        pthread_cond_wait(&c->ended, &c->lock);
+        pthread_cond_wait(&c->changed, &c->lock);
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -304,18 +317,20 @@ void rpc_caller_free(struct rpc_caller *c) {
     if (!c)
         return;
     rpc_caller_stop(c);
-    grpc_completion_queue_shutdown(c->queue);
+    pthread_mutex_lock(&c->lock);
+    c->closing = true;
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
     if (c->started)
         pthread_join(c->thread, NULL);
-    else
-        while (grpc_completion_queue_next(c->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type !=
-               GRPC_QUEUE_SHUTDOWN)
-            ;
+    grpc_completion_queue_shutdown(c->queue);
+    while (grpc_completion_queue_next(c->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type != GRPC_QUEUE_SHUTDOWN)
+        ;
     while (!list_empty(&c->channels))
         channel_close(c, LIST_ENTRY(c->channels.next, struct channel, link));
     grpc_completion_queue_destroy(c->queue);
     buf_deinit(&c->scratch);
-    pthread_cond_destroy(&c->ended);
+    pthread_cond_destroy(&c->changed);
     pthread_mutex_destroy(&c->lock);
     mem_free(c);
     library_deinit();
