@@ -4,6 +4,9 @@ import os
 import pathlib
 import sys
 
+# Servers are started while channels are open: core must not wake up in a child on its way to exec.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))

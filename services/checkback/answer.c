@@ -70,3 +70,23 @@ void answer_read(const struct web_response *resp, const struct uuid *tx, struct 
     else
         read_object(j, tx, ret);
 }
+
+void answer_message(const Txmsg__V1__CheckResponse *m, const struct uuid *tx, struct answer *ret) {
+    struct uuid got;
+
+    *ret = (struct answer){.verdict = ANSWER_UNREACHABLE, .why = ""};
+    if (!m || uuid_parse(bytes_str(m->transaction_id), &got) < 0)
+        no_answer(ret, "answer without a transaction_id");
+    else if (!uuid_eq(&got, tx))
+        no_answer(ret, "answer for another transaction");
+    else if (m->n_bodies)
+        no_answer(ret, "answer with bodies that nothing was declared to wait for");
+    else if (m->decision == TXMSG__V1__CHECK_VERDICT__CHECK_VERDICT_COMMITTED)
+        ret->verdict = ANSWER_COMMITTED;
+    else if (m->decision == TXMSG__V1__CHECK_VERDICT__CHECK_VERDICT_ROLLED_BACK)
+        ret->verdict = ANSWER_ROLLED_BACK;
+    else if (m->decision == TXMSG__V1__CHECK_VERDICT__CHECK_VERDICT_UNKNOWN)
+        ret->verdict = ANSWER_UNKNOWN;
+    else
+        no_answer(ret, "answer without a decision");
+}

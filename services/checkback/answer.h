@@ -4,6 +4,8 @@
 #include "base/uuid.h"
 #include "webclient/webclient.h"
 
+#include "txmsg/v1/check_service.pb-c.h"
+
 enum answer_verdict {
     ANSWER_UNREACHABLE, /* not an answer: never counts, never decides */
     ANSWER_UNKNOWN,
@@ -19,5 +21,7 @@ struct answer {
 
 /* An answer is HTTP 200 with a JSON object whose transactionId is `tx` and whose decision is one of the three words. */
 void answer_read(const struct web_response *resp, const struct uuid *tx, struct answer *ret);
+/* The same for the message of a gRPC check or of pull mode; NULL = no answer. */
+void answer_message(const Txmsg__V1__CheckResponse *m, const struct uuid *tx, struct answer *ret);
 /* "committed", "rolled_back", "unknown", "unreachable" */
 const char *answer_name(enum answer_verdict v);

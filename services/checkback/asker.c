@@ -7,7 +7,7 @@
  * brings, so it costs the others nothing. What cannot be finished here in the time of its lease is left to whoever
  * claims it next: tokens keep both apart.
  */
-#include "checkback/check.h"
+#include "checkback/batch.h"
 
 #include "base/metric.h"
 
@@ -35,6 +35,13 @@ struct read_call {
 
 static void read_next(struct asker *a);
 
+void asker_flush(struct asker *a) {
+    batches_send(a);
+    if (a->wake_desk)
+        desk_wake(a->desk);
+    a->wake_desk = false;
+}
+
 static void send_ready(struct asker *a) {
     struct list todo = LIST_INIT(todo);
     struct list *e;
@@ -47,6 +54,32 @@ static void send_ready(struct asker *a) {
             break;
     }
     list_splice_tail(&a->ready, &todo);
+    asker_flush(a);
+}
+
+void asker_send(struct asker *a) {
+    send_ready(a);
+}
+
+/* Those that came back from the desk. */
+static void on_back(void *arg, struct list *items) {
+    struct asker *a = arg;
+    struct list *e;
+
+    while ((e = list_pop(items)))
+        check_back(CONTAINER_OF(LIST_ENTRY(e, struct desk_check, link), struct check, desk));
+    if (!a->closing)
+        send_ready(a); /* their credit may serve others */
+}
+
+static void end_overdue(struct asker *a) {
+    uint64_t now = loop_now_ns(a->loop);
+
+    LIST_FOR_SAFE (e, &a->asking) {
+        struct check *c = LIST_ENTRY(e, struct check, link);
+        if (c->at_desk && c->desk_until_ns <= now)
+            check_overdue(c);
+    }
 }
 
 /* Rows that cannot be understood spoil the whole read: its checks are read one by one, and that one fails. */
@@ -176,6 +209,7 @@ static void round_begin(struct asker *a) {
     a->in_round = true;
     a->round_done = 0;
     a->producers.turn++;
+    producers_reach(&a->producers, a->desk);
     claim_next(a);
 }
 
@@ -235,6 +269,8 @@ static void on_tick(void *arg) {
     age_expire(a->age);
     if (!list_empty(&a->ending))
         lane_kick(a->own, 0);
+    end_overdue(a);
+    asker_flush(a);
     if (!a->allowed)
         return;
     send_ready(a);
@@ -256,14 +292,27 @@ int asker_new(struct loop *l, struct store *s, struct reader *r, struct webclien
 
     if (!a)
         return -ENOMEM;
-    *a = (struct asker){.loop = l, .store = s, .reader = r, .web = w, .own = own, .age = age, .o = *o, .allowed = true};
+    *a = (struct asker){.loop = l,
+                        .store = s,
+                        .reader = r,
+                        .web = w,
+                        .own = own,
+                        .age = age,
+                        .o = *o,
+                        .desk = o->desk,
+                        .caller = o->caller,
+                        .allowed = true};
     a->rider = (struct lane_rider){.collect = on_collect, .committed = on_committed, .lost = on_lost, .arg = a};
     struct list *lists[] = {&a->waiting, &a->ready, &a->asking, &a->deciding, &a->ending, &a->riding};
     for (size_t i = 0; i < ARRAY_LEN(lists); i++)
         list_init(lists[i]);
+    list_init(&a->calling);
+    list_init(&a->batches);
     code = producers_init(&a->producers, o->in_flight);
     code = code < 0 ? code : timer_new(l, on_tick, a, &a->timer);
+    code = code < 0 ? code : mailbox_new(l, (size_t)o->in_flight, on_back, a, &a->back); /* room for every check */
     if (code < 0) {
+        timer_free(a->timer);
         producers_deinit(&a->producers);
         mem_free(a);
         return code;
@@ -300,6 +349,14 @@ void asker_free(struct asker *a) {
         abandon_all(&a->read->checks);
         a->read->asker = NULL;
     }
+    LIST_FOR (e, &a->asking) {
+        struct check *c = LIST_ENTRY(e, struct check, link);
+        if (c->at_desk && desk_take_back(a->desk, &c->desk))
+            c->at_desk = false;
+    }
+    batches_abandon(a);
+    mailbox_close(a->back); /* what is on its way comes now */
+    mailbox_free(a->back);
     struct list *lists[] = {&a->waiting, &a->ready, &a->asking, &a->deciding, &a->ending, &a->riding};
     for (size_t i = 0; i < ARRAY_LEN(lists); i++)
         abandon_all(lists[i]);

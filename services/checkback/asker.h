@@ -10,6 +10,8 @@ struct asker;
 struct asker_options {
     int64_t poll_ms;
     int in_flight;
+    struct desk *desk;         /* NULL = no pull mode */
+    struct rpc_caller *caller; /* NULL = no gRPC check: such endpoints cannot be asked */
 };
 /* `age` and the others outlive the asker. */
 int asker_new(struct loop *l, struct store *s, struct reader *r, struct webclient *w, struct lane *own, struct age *age,

@@ -1,9 +1,11 @@
 /*
  * The life of one check, from the messages of its transaction to what its answer made of it.
  *
- * Endpoints are tried one after the other within one claim, beginning with the one that answered last. The first
- * well-formed answer ends it; if none comes, the row is due again by the back-off on failures, which never counts to
- * the limit. A verdict becomes an operation of the own lane, like any Confirm or Cancel: if the producer itself came
+ * Streams of the producer come first: two of them may let their time go by, or answer what is no answer. One that ends
+ * is replaced at once and counts for nothing. Then endpoints are tried one after the other, beginning with the one that
+ * answered last. All this is within one claim. The first well-formed answer ends it; if none comes, the row is due again
+ * by the back-off on failures, which never counts to the limit. A check that nobody was asked about, because the last
+ * stream went, is due again at once, for whoever has a stream. A verdict becomes an operation of the own lane, like any Confirm or Cancel: if the producer itself came
  * first, that decision stands.
  */
 #include "checkback/check.h"
@@ -11,7 +13,12 @@
 #include "base/metric.h"
 #include "checkback/request.h"
 
-enum { REQUEST_MAX = 48 << 20 };
+enum { REQUEST_MAX = 48 << 20, MESSAGE_MAX = 4 << 20, PULLS_MAX = 2 };
+
+static void waits(struct check *c, bool yes) {
+    c->producer->waiting += yes - c->waits;
+    c->waits = yes;
+}
 
 struct check *check_new(struct asker *a, struct producer *of, const struct check_claim *claim, uint64_t lease_ns) {
     struct check *c = mem_zalloc(sizeof(*c));
@@ -36,7 +43,9 @@ struct check *check_new(struct asker *a, struct producer *of, const struct check
     c->lease_ns = lease_ns;
     c->endpoint = of->good >= 0 ? of->good : (int)(backoff_random() * c->policy->endpoints_n);
     buf_init(&c->request, REQUEST_MAX);
+    arena_init(&c->arena, MESSAGE_MAX);
     producers_take(&a->producers, of);
+    waits(c, c->policy->endpoints_n == 0);
     list_add_tail(&a->waiting, &c->link);
     return c;
 }
@@ -46,13 +55,21 @@ static void memory_free(struct check *c) {
     topology_unref(c->topology);
     mem_free(c->business_key);
     buf_deinit(&c->request);
+    tx_content_unref(c->content);
+    arena_deinit(&c->arena);
     mem_free(c);
+}
+
+/* Bytes kept for asking. */
+static size_t held(const struct check *c) {
+    return c->request.n + (c->content ? c->content->bytes : 0);
 }
 
 static void slot_give(struct check *c) {
     bool more = c->producer->more;
 
-    c->producer->held -= c->request.n;
+    c->producer->held -= held(c);
+    waits(c, false);
     producers_give(&c->asker->producers, c->producer);
     if (more)
         asker_soon(c->asker);
@@ -112,6 +129,13 @@ static void end_failed(struct check *c) {
 static void end_unreachable(struct check *c) {
     count(c, ANSWER_UNREACHABLE);
     end_failed(c);
+}
+
+/* Nobody was asked: as if it had not been claimed. */
+static void end_unasked(struct check *c) {
+    c->finish = (struct check_finish){
+        .unknowns = c->unknowns, .failures = c->failures, .last_error = "no stream of the producer is left here"};
+    end(c);
 }
 
 static void end_unknown(struct check *c) {
@@ -212,6 +236,14 @@ bool check_has_time(const struct check *c) {
     return loop_now_ns(c->asker->loop) + (uint64_t)c->policy->timeout_ms * NS_PER_MS <= c->lease_ns;
 }
 
+static int write_message(struct check *c, const struct question *q) {
+    c->message = request_message(&c->arena, q);
+    if (!c->message)
+        return -ENOMEM;
+    c->content = tx_content_ref((struct tx_content *)(uintptr_t)q->content);
+    return 0;
+}
+
 void check_write(struct check *c, const struct tx_content *content) {
     struct question q = {.tx = &c->tx,
                          .producer = c->name,
@@ -220,9 +252,13 @@ void check_write(struct check *c, const struct tx_content *content) {
                          .check_count = c->tries,
                          .content = content,
                          .include_body = c->policy->include_body};
-    int r = content ? request_body(&c->request, &q) : -ENOENT;
+    int r = content ? 0 : -ENOENT;
 
-    c->producer->held += c->request.n;
+    if (r == 0 && c->policy->endpoints_n > c->policy->grpc_n)
+        r = request_body(&c->request, &q);
+    if (r == 0 && (c->policy->grpc_n > 0 || c->policy->endpoints_n == 0 || desk_room(c->asker->desk, c->name) > 0))
+        r = write_message(c, &q);
+    c->producer->held += held(c);
     if (r == 0) {
         move(c, &c->asker->ready);
         return;
@@ -241,8 +277,65 @@ static void next_endpoint(struct check *c, const char *why) {
     c->tried++;
 }
 
+/* False: it is no answer. */
+static bool answered(struct check *c, const struct answer *answer) {
+    if (answer->verdict == ANSWER_UNREACHABLE)
+        return false;
+    c->verdict = answer->verdict;
+    if (answer->verdict == ANSWER_UNKNOWN)
+        end_unknown(c);
+    else
+        decide(c);
+    return true;
+}
+
+static void next_stream(struct check *c, const char *why) {
+    snprintf(c->error, sizeof(c->error), "stream: %s", why);
+    c->pulled++;
+    waits(c, c->policy->endpoints_n == 0);
+    move(c, &c->asker->ready);
+    check_send(c);
+}
+
+void check_back(struct check *c) {
+    c->at_desk = false;
+    if (c->asker->closing) /* it is abandoned with the others */
+        return;
+    if (c->desk.lost) {
+        waits(c, c->policy->endpoints_n == 0);
+        move(c, &c->asker->ready);
+        check_send(c);
+    } else if (!answered(c, &c->desk.answer)) {
+        next_stream(c, c->desk.answer.why);
+    }
+}
+
+void check_overdue(struct check *c) {
+    if (!desk_take_back(c->asker->desk, &c->desk)) /* at the last moment */
+        return;
+    c->at_desk = false;
+    next_stream(c, "no answer in time");
+}
+
+void check_call_again(struct check *c) {
+    move(c, &c->asker->ready);
+    check_send(c);
+}
+
+void check_called(struct check *c, const struct answer *answer) {
+    if (answer->verdict == ANSWER_UNREACHABLE) {
+        next_endpoint(c, answer->why);
+        check_call_again(c);
+        return;
+    }
+    if (c->producer->policy == c->policy)
+        c->producer->good = c->endpoint;
+    (void)!answered(c, answer);
+}
+
 static void on_response(void *arg, const struct web_response *resp) {
     struct check *c = arg;
+    struct asker *a = c->asker;
     struct answer answer;
 
     c->call = NULL;
@@ -251,19 +344,8 @@ static void on_response(void *arg, const struct web_response *resp) {
         return;
     }
     answer_read(resp, &c->tx, &answer);
-    if (answer.verdict == ANSWER_UNREACHABLE) {
-        next_endpoint(c, answer.why);
-        move(c, &c->asker->ready);
-        check_send(c);
-        return;
-    }
-    if (c->producer->policy == c->policy)
-        c->producer->good = c->endpoint;
-    c->verdict = answer.verdict;
-    if (answer.verdict == ANSWER_UNKNOWN)
-        end_unknown(c);
-    else
-        decide(c);
+    check_called(c, &answer);
+    asker_flush(a);
 }
 
 static int post(struct check *c) {
@@ -277,10 +359,49 @@ static int post(struct check *c) {
     return r < 0 ? r : webclient_post(c->asker->web, &request, on_response, c, &c->call);
 }
 
+static bool is_grpc(const struct check *c) {
+    return strncmp(c->policy->endpoints[c->endpoint], POLICY_GRPC, strlen(POLICY_GRPC)) == 0;
+}
+
+/* What became of trying to have a stream asked. */
+static enum desk_given pull(struct check *c) {
+    struct asker *a = c->asker;
+    enum desk_given r;
+
+    if (!c->message || c->pulled >= PULLS_MAX)
+        return DESK_NOBODY;
+    c->desk = (struct desk_check){.request = c->message,
+                                  .tx = c->tx,
+                                  .deadline_us = store_now_us(a->store) + c->policy->timeout_ms * 1000,
+                                  .back = a->back};
+    list_init(&c->desk.link);
+    r = desk_give(a->desk, c->name, &c->desk);
+    if (r != DESK_TAKEN)
+        return r;
+    /* It may be on its way back already, but nobody here has looked. */
+    c->at_desk = true;
+    c->desk_until_ns = loop_now_ns(a->loop) + (uint64_t)c->policy->timeout_ms * NS_PER_MS;
+    waits(c, false);
+    a->wake_desk = true;
+    move(c, &a->asking);
+    return r;
+}
+
 bool check_send(struct check *c) {
+    enum desk_given given = DESK_NOBODY;
+
     if (!c->asker->allowed)
         return false;
-    while (c->tried < c->policy->endpoints_n && check_has_time(c)) {
+    while (check_has_time(c)) {
+        given = pull(c);
+        if (given == DESK_TAKEN)
+            return true;
+        if (c->tried >= c->policy->endpoints_n)
+            break;
+        if (is_grpc(c)) {
+            move(c, &c->asker->calling);
+            return true;
+        }
         int r = post(c);
         if (r == 1)
             return false;
@@ -290,8 +411,12 @@ bool check_send(struct check *c) {
         }
         next_endpoint(c, r == -EINVAL ? "not an endpoint that can be asked" : err_text(r));
     }
-    if (c->tried)
+    if (given == DESK_BUSY && check_has_time(c))
+        return true; /* stays ready: a stream will take it, or its time goes by */
+    if (c->tried || c->pulled)
         end_unreachable(c);
+    else if (check_has_time(c))
+        end_unasked(c);
     else
         check_free(c); /* no time left: left */
     return true;

@@ -4,7 +4,7 @@
  *
  *   claimed -> waiting -> (read) -> ready -> asking --answer--> deciding -> ending -> riding -> gone
  *                                     ^        | no answer         |          ^
- *                                     +--------+ next endpoint     +- left    | UNKNOWN, or no endpoint answered
+ *                                     +--------+ next one to ask   +- left    | UNKNOWN, or nobody answered
  *
  * A check whose end is not written ("left") comes due again when its lease is over, with another token.
  */
@@ -30,13 +30,19 @@ struct asker {
     bool allowed, closing;
     bool soon; /* the timer is armed for less than poll_ms */
     bool in_round;
+    bool wake_desk; /* checks were given to it */
+    struct desk *desk;
+    struct rpc_caller *caller; /* NULL = no gRPC check */
     size_t round_done;
     struct claim_call *claim; /* under way */
     struct read_call *read;
     size_t careful;       /* how many are read one by one, because one of them could not be read */
     struct list waiting;  /* for their messages */
     struct list ready;    /* for the web client */
-    struct list asking;   /* the web client has them */
+    struct list calling;  /* for a call with others */
+    struct list asking;   /* the web client, a batch or the desk has them */
+    struct list batches;  /* struct batch: out */
+    struct mailbox *back; /* from the desk */
     struct list deciding; /* the lane has their operation */
     struct list ending;   /* their row is to be written or removed */
     struct list riding;   /* that is in the batch under way */
@@ -54,8 +60,16 @@ struct check {
     struct uuid tx;
     int32_t token, tries, unknowns, failures; /* as claimed */
     int64_t prepared_us;
-    uint64_t lease_ns; /* CLOCK_MONOTONIC: ours until then */
-    struct buf request;
+    uint64_t lease_ns;          /* CLOCK_MONOTONIC: ours until then */
+    struct buf request;         /* over HTTP, if there is an endpoint */
+    struct arena arena;         /* of `message` */
+    struct tx_content *content; /* it points into it; NULL = there is no message */
+    Txmsg__V1__CheckRequest *message;
+    bool waits; /* for a stream: counted in producer->waiting */
+    int pulled; /* streams that did not answer in time, or nothing that counts */
+    bool at_desk;
+    uint64_t desk_until_ns; /* CLOCK_MONOTONIC */
+    struct desk_check desk;
     int endpoint, tried;
     struct web_call *call;
     enum answer_verdict verdict;
@@ -73,10 +87,21 @@ void check_free(struct check *c);
 void check_abandon(struct check *c);
 /* Its messages are here (NULL: none can be had): goes to `ready`, or ends. */
 void check_write(struct check *c, const struct tx_content *content);
-/* A ready check: asks the next endpoint, ends or leaves it. false = the web client is full, it stays ready. */
+/* A ready check: asks the next one, ends or leaves it. false = the web client is full, it stays ready. */
 bool check_send(struct check *c);
+/* It came back from the desk. */
+void check_back(struct check *c);
+/* It is at the desk and its time is over: asks the next one, ends or leaves it. */
+void check_overdue(struct check *c);
 /* False: the rest of its lease does not suffice to ask one endpoint. */
 bool check_has_time(const struct check *c);
 
-/* Of asker.c: look for due checks before the next poll. */
+/* A call brought this for it; or it is to be made again in another form. */
+void check_called(struct check *c, const struct answer *answer);
+void check_call_again(struct check *c);
+
+/* Of asker.c: sends what is ready; or only wakes whom it was given to. */
+void asker_send(struct asker *a);
+void asker_flush(struct asker *a);
+/* Look for due checks before the next poll. */
 void asker_soon(struct asker *a);

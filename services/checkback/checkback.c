@@ -17,7 +17,9 @@ int checkback_new(struct loop *l, struct store *s, struct reader *r, struct webc
                   const struct checkback_options *o, struct checkback **ret) {
     struct checkback *c = mem_zalloc(sizeof(*c));
     struct asker_options ao = {.poll_ms = o && o->poll_ms > 0 ? o->poll_ms : 250,
-                               .in_flight = o && o->in_flight > 0 ? o->in_flight : 256};
+                               .in_flight = o && o->in_flight > 0 ? o->in_flight : 256,
+                               .desk = o ? o->desk : NULL,
+                               .caller = o ? o->caller : NULL};
     int code;
 
     if (!c)

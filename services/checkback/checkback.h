@@ -1,21 +1,25 @@
 /*
- * The check-back of one worker: finds undecided transactions of its lanes, claims due checks of any lane, asks the producer's endpoints over
- * HTTP and hands the verdicts to the lane. Never a guess: anything but a well-formed answer for that very id is unreachable.
+ * The check-back of one worker: finds undecided transactions of its lanes, claims due checks of any lane, asks the producers over the
+ * streams that they opened (desk.h) or at their endpoints, and hands the verdicts to the lane. Never a guess: anything but a well-formed answer for that very id is unreachable.
  * @thread of the worker's loop
  */
 #pragma once
 
+#include "checkback/desk.h"
 #include "core/policy.h"
 #include "loop/loop.h"
 #include "store/lane.h"
 #include "store/read.h"
 
+struct rpc_caller;
 struct webclient;
 struct checkback;
 struct checkback_options {
-    int64_t poll_ms;      /* how often due checks are looked for; default 250 */
-    int64_t find_poll_ms; /* how often the finder walks; default 250 */
-    int in_flight;        /* checks under way in this worker; default 256 */
+    int64_t poll_ms;           /* how often due checks are looked for; default 250 */
+    int64_t find_poll_ms;      /* how often the finder walks; default 250 */
+    int in_flight;             /* checks under way in this worker; default 256 */
+    struct desk *desk;         /* of the process; outlives the check-back. NULL = no pull mode */
+    struct rpc_caller *caller; /* stopped before the loop ends. NULL = no gRPC check */
 };
 /* `own` takes the verdicts as operations: the worker's own lane. It, the reader and the web client are freed after checkback_free(). */
 int checkback_new(struct loop *l, struct store *s, struct reader *r, struct webclient *w, struct lane *own,

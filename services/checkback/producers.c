@@ -1,5 +1,5 @@
 /*
- * Slots. Each producer has a share of its own of half of all slots, so a check of it can start whatever the others do;
+ * Slots. Each producer that can be asked has a share of its own of half of all slots, so a check of it can start whatever the others do;
  * the other half is common and goes to whoever needs more, up to the concurrency of its policy. With more producers
  * than slots the shares are one each and the order of the rounds rotates.
  *
@@ -9,6 +9,8 @@
 
 #include "base/log.h"
 #include "base/metric.h"
+
+#include <limits.h>
 
 int producers_init(struct producers *p, int in_flight_max) {
     *p = (struct producers){.in_flight_max = in_flight_max};
@@ -78,15 +80,15 @@ static void producer_drop_unused(struct producers *p, struct producer *of) {
     mem_free(of);
 }
 
-/* Calls fn for each producer of the configuration that can be asked. */
-static size_t each_askable(struct producers *p, const struct topology *t,
-                           size_t (*fn)(struct producers *, const struct producer_conf *)) {
+/* Calls fn for each producer of the configuration. */
+static size_t each_conf(struct producers *p, const struct topology *t,
+                        size_t (*fn)(struct producers *, const struct producer_conf *)) {
     size_t n = 0;
 
     for (size_t i = 0; t && t->producers.slots && i <= t->producers.mask; i++) {
         for (struct hnode *h = t->producers.slots[i]; h; h = h->next) {
             const struct producer_conf *conf = CONTAINER_OF(h, struct producer_conf, node);
-            if (conf->check.endpoints_n > 0 && strlen(conf->name) <= LIMIT_NAME)
+            if (strlen(conf->name) <= LIMIT_NAME)
                 n += fn(p, conf);
         }
     }
@@ -104,6 +106,7 @@ static size_t enter(struct producers *p, const struct producer_conf *conf) {
         return 0;
     of->policy = &conf->check;
     of->good = -1; /* the list may be another one */
+    of->single = 0;
     p->order[p->order_n++] = of;
     return 1;
 }
@@ -123,12 +126,12 @@ static void drop_unused(struct producers *p) {
 }
 
 int producers_apply(struct producers *p, struct topology *t) {
-    size_t n = each_askable(p, t, one);
+    size_t n = each_conf(p, t, one);
     struct producer **order = mem_calloc(n + 1, sizeof(struct producer *));
 
     if (!order)
         return -ENOMEM;
-    if (each_askable(p, t, make) < n) {
+    if (each_conf(p, t, make) < n) {
         mem_free(order);
         drop_unused(p);
         return -ENOMEM;
@@ -137,8 +140,8 @@ int producers_apply(struct producers *p, struct topology *t) {
         p->order[i]->policy = NULL;
     mem_free(p->order);
     p->order = order;
-    p->order_n = p->turn = 0;
-    each_askable(p, t, enter);
+    p->order_n = p->reached_n = p->turn = 0;
+    each_conf(p, t, enter);
     drop_unused(p);
     topology_unref(p->topology);
     p->topology = topology_ref(t);
@@ -156,17 +159,26 @@ void producers_give(struct producers *p, struct producer *of) {
     producer_drop_unused(p, of);
 }
 
+void producers_reach(struct producers *p, struct desk *desk) {
+    p->reached_n = 0;
+    for (size_t i = 0; i < p->order_n; i++) {
+        struct producer *of = p->order[i];
+        of->reach = of->policy->endpoints_n > 0 ? INT_MAX : MAX(desk_room(desk, of->name) - of->waiting, 0);
+        p->reached_n += of->reach > 0 || of->in_flight > 0;
+    }
+}
+
 int64_t producers_lease_ms(const struct check_policy *policy) {
-    return policy->timeout_ms * policy->endpoints_n * 2 + 5000;
+    return policy->timeout_ms * (policy->endpoints_n + (policy->endpoints_n ? 0 : 2)) * 2 + 5000;
 }
 
 static int share_of(const struct producers *p) {
-    return MAX(p->in_flight_max / 2 / (int)MAX(p->order_n, 1), 1);
+    return MAX(p->in_flight_max / 2 / (int)MAX(p->reached_n, 1), 1);
 }
 
 /* What is left of the common half. */
 static int common_left(const struct producers *p, int share) {
-    int left = MAX(p->in_flight_max - share * (int)p->order_n, 0);
+    int left = MAX(p->in_flight_max - share * (int)p->reached_n, 0);
 
     for (size_t i = 0; i < p->order_n; i++)
         left -= MAX(p->order[i]->in_flight - share, 0);
@@ -181,7 +193,7 @@ size_t producers_asks(const struct producers *p, size_t *done, struct check_ask 
         struct producer *of = p->order[(p->turn + *done) % p->order_n];
         int64_t lease = producers_lease_ms(of->policy);
         int own = MAX(share - of->in_flight, 0);
-        int slots = MIN(MIN(of->policy->concurrency - of->in_flight, own + common), left);
+        int slots = MIN(MIN(MIN(of->policy->concurrency - of->in_flight, own + common), left), of->reach);
 
         if (slots <= 0)
             continue;
@@ -190,6 +202,7 @@ size_t producers_asks(const struct producers *p, size_t *done, struct check_ask 
         *lease_ms = lease;
         asks[n++] = (struct check_ask){.producer = of->name, .slots = slots};
         of->asked = slots;
+        of->reach -= slots;
         common -= MAX(slots - own, 0);
         left -= slots;
     }

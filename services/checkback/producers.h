@@ -1,10 +1,10 @@
 /*
- * The producers of the current configuration that can be asked, and how many checks each may have under way: a producer
- * that does not answer uses up its own slots and nobody else's. @thread of the loop
+ * The producers of the current configuration, which of them can be asked from here, and how many checks each may have
+ * under way: a producer that does not answer uses up its own slots and nobody else's. @thread of the loop
  */
 #pragma once
 
-#include "checkback/answer.h"
+#include "checkback/desk.h"
 #include "core/policy.h"
 #include "store/read.h"
 
@@ -12,31 +12,41 @@ struct metric;
 struct producer {
     struct hnode node;
     char name[LIMIT_NAME + 1];
-    const struct check_policy *policy; /* NULL = gone from the configuration, or without endpoints: not asked */
-    int in_flight;                     /* checks claimed and not ended */
-    size_t held;                       /* bytes of requests kept for them */
-    int good;                          /* the endpoint that answered last; -1 = none */
-    int asked, got;                    /* by the claim under way */
-    bool more;                         /* the last claim brought as many as it asked for */
+    const struct check_policy *policy; /* NULL = gone from the configuration: not asked */
+    int reach;       /* checks that can be asked from here, as the round began: see producers_reach() */
+    int in_flight;   /* checks claimed and not ended */
+    int waiting;     /* of them, those that wait for a stream */
+    size_t held;     /* bytes of requests kept for them */
+    unsigned single; /* bit per endpoint: it serves Check alone */
+    int good;        /* the endpoint that answered last; -1 = none */
+    int asked, got;  /* by the claim under way */
+    bool more;       /* the last claim brought as many as it asked for */
     struct metric *results[ANSWER_VERDICTS], *contrary, *stuck;
 };
 
 struct producers {
     int in_flight_max, in_flight; /* over all producers */
     struct topology *topology;    /* our reference; NULL at first */
-    struct hmap all;              /* producers that may be asked, and others with checks under way */
-    struct producer **order;      /* those that may be asked */
-    size_t order_n, turn;         /* turn: where the next round begins, so that all get theirs when slots are few */
+    struct hmap all;              /* producers of the configuration, and others with checks under way */
+    struct producer **order;      /* those of the configuration */
+    size_t order_n, reached_n;    /* reached: that can be asked from here */
+    size_t turn;                  /* where the next round begins, so that all get theirs when slots are few */
 };
 int producers_init(struct producers *p, int in_flight_max) MUSTCHECK;
 void producers_deinit(struct producers *p); /* NULL fields allowed: after a failed init */
 /* -ENOMEM: the configuration before stays. */
 int producers_apply(struct producers *p, struct topology *t) MUSTCHECK;
-struct producer *producers_find(const struct producers *p, const char *name); /* NULL = not to be asked */
+struct producer *producers_find(const struct producers *p, const char *name); /* NULL = not in the configuration */
 void producers_take(struct producers *p, struct producer *of);
 void producers_give(struct producers *p, struct producer *of); /* `of` may be gone afterwards */
 
-/* How long a claim is ours: every endpoint may be tried, twice over. */
+/*
+ * A round begins: who can be asked from here? Who has an endpoint can, from anywhere. Who has none is asked by those
+ * replicas only that hold a stream of it, and for no more than its streams take: rows of others are not claimed, so the
+ * replica that has the stream finds them free.
+ */
+void producers_reach(struct producers *p, struct desk *desk);
+/* How long a claim is ours: every endpoint may be tried, twice over; where there is none, two streams. */
 int64_t producers_lease_ms(const struct check_policy *policy);
 /*
  * A round of claims: asks of up to `max` producers with free slots and one common lease, beginning with the `*done`-th

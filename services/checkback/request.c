@@ -72,3 +72,69 @@ int request_headers(struct request_headers *h, const char *secret, const struct 
     h->list[3] = h->lines[3];
     return 0;
 }
+
+/* --- as a message --- */
+
+static char *text_of(struct bytes v) {
+    return v.n ? (char *)(uintptr_t)v.p : (char *)(uintptr_t) "";
+}
+
+static ProtobufCBinaryData data_of(struct bytes v) {
+    return (ProtobufCBinaryData){.data = (uint8_t *)(uintptr_t)v.p, .len = v.n};
+}
+
+static int message_headers(struct arena *a, const struct msg *m, Txmsg__V1__CheckedMessage *out) {
+    if (m->headers_n == 0)
+        return 0;
+    Txmsg__V1__CheckedMessage__HeadersEntry *rows = arena_alloc(a, m->headers_n * sizeof(*rows));
+    out->headers = arena_alloc(a, m->headers_n * sizeof(*out->headers));
+    if (!rows || !out->headers)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < m->headers_n; i++) {
+        txmsg__v1__checked_message__headers_entry__init(&rows[i]);
+        rows[i].key = text_of(m->headers[i].name);
+        rows[i].value = text_of(m->headers[i].value);
+        out->headers[out->n_headers++] = &rows[i];
+    }
+    return 0;
+}
+
+static int messages_of(struct arena *a, const struct question *q, Txmsg__V1__CheckRequest *out) {
+    const struct tx_content *c = q->content;
+    Txmsg__V1__CheckedMessage *rows = arena_alloc(a, c->messages_n * sizeof(*rows));
+    out->messages = arena_alloc(a, c->messages_n * sizeof(*out->messages));
+    if (!rows || !out->messages)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < c->messages_n; i++) {
+        const struct msg *m = &c->messages[i];
+        txmsg__v1__checked_message__init(&rows[i]);
+        rows[i].n = i;
+        rows[i].topic = text_of(m->topic);
+        rows[i].key = data_of(m->key);
+        if (q->include_body)
+            rows[i].body = data_of(m->body);
+        if (message_headers(a, m, &rows[i]) < 0)
+            return -ENOMEM;
+        out->messages[out->n_messages++] = &rows[i];
+    }
+    return 0;
+}
+
+Txmsg__V1__CheckRequest *request_message(struct arena *a, const struct question *q) {
+    Txmsg__V1__CheckRequest *out = arena_alloc(a, sizeof(*out));
+    Google__Protobuf__Timestamp *at = arena_alloc(a, sizeof(*at));
+    char *id = arena_alloc(a, UUID_TEXT);
+    if (!out || !at || !id)
+        return NULL;
+    uuid_format(q->tx, id);
+    txmsg__v1__check_request__init(out);
+    google__protobuf__timestamp__init(at);
+    at->seconds = q->prepared_us / 1000000;
+    at->nanos = (int32_t)(q->prepared_us % 1000000) * 1000;
+    out->transaction_id = id;
+    out->producer = (char *)(uintptr_t)q->producer;
+    out->business_key = (char *)(uintptr_t)(q->business_key ? q->business_key : "");
+    out->prepared_time = at;
+    out->check_count = q->check_count;
+    return messages_of(a, q, out) < 0 ? NULL : out;
+}

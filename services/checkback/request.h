@@ -1,7 +1,10 @@
-/* The HTTP request that asks a producer about a transaction: JSON body and Standard Webhooks headers. Pure. */
+/* What asks a producer about a transaction: over HTTP JSON and Standard Webhooks headers, else a message. Pure. */
 #pragma once
 
+#include "base/arena.h"
 #include "core/tx.h"
+
+#include "txmsg/v1/check_service.pb-c.h"
 
 struct question {
     const struct uuid *tx;
@@ -19,6 +22,9 @@ struct question {
  * "bodyBase64" instead. The buffer's error.
  */
 int request_body(struct buf *out, const struct question *q) MUSTCHECK;
+
+/* The message; it points into the question, its content among that. NULL = out of memory. */
+Txmsg__V1__CheckRequest *request_message(struct arena *a, const struct question *q) MUSTCHECK;
 
 struct request_headers {
     char lines[4][160];

@@ -11,10 +11,12 @@
 #include <stdatomic.h>
 
 enum { POLICY_ENDPOINTS_MAX = 8 };
+#define POLICY_GRPC "grpc://" /* how the endpoints of the gRPC check begin: grpc://host:port */
 
 struct check_policy {
     const char *endpoints[POLICY_ENDPOINTS_MAX];
     int endpoints_n;        /* 0 = this producer cannot be asked: its undecided stay undecided */
+    int grpc_n;             /* of them, those of the gRPC check */
     const char *secret;     /* "whsec_<base64>" or "" */
     int64_t first_after_ms; /* default 10 s */
     struct backoff backoff; /* default 10 s x2 to 10 min, +-20 % */

@@ -10,18 +10,19 @@
 #include "base/json.h"
 
 enum kind {
-    MEMBER_MS,     /* "10s" -> int64_t */
-    MEMBER_INT,    /* -> int */
-    MEMBER_NUM,    /* -> double */
-    MEMBER_BOOL,   /* -> bool */
-    MEMBER_TEXT,   /* -> const char *, at most `max` bytes, no control characters */
-    MEMBER_HTTP,   /* -> const char *, a URL */
-    MEMBER_AMQP,   /* -> const char *, a URL */
-    MEMBER_SECRET, /* -> const char * */
-    MEMBER_NESTED, /* has a table of its own, or code: not read here */
-    MEMBER_ENUM,   /* -> int: the place in `words`, from 1; `def` if the first word (UNSPECIFIED) is given */
-    MEMBER_ABOUT,  /* a text for people, or set by the server: bounded, but not kept */
-    MEMBER_LATER,  /* must be absent, or say nothing: false, 0, "0s", {}; or be one of `words` if there are any */
+    MEMBER_MS,       /* "10s" -> int64_t */
+    MEMBER_INT,      /* -> int */
+    MEMBER_NUM,      /* -> double */
+    MEMBER_BOOL,     /* -> bool */
+    MEMBER_TEXT,     /* -> const char *, at most `max` bytes, no control characters */
+    MEMBER_HTTP,     /* -> const char *, a URL */
+    MEMBER_ENDPOINT, /* -> const char *, where a check is asked for */
+    MEMBER_AMQP,     /* -> const char *, a URL */
+    MEMBER_SECRET,   /* -> const char * */
+    MEMBER_NESTED,   /* has a table of its own, or code: not read here */
+    MEMBER_ENUM,     /* -> int: the place in `words`, from 1; `def` if the first word (UNSPECIFIED) is given */
+    MEMBER_ABOUT,    /* a text for people, or set by the server: bounded, but not kept */
+    MEMBER_LATER,    /* must be absent, or say nothing: false, 0, "0s", {}; or be one of `words` if there are any */
 };
 
 struct member {

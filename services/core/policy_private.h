@@ -20,6 +20,7 @@ int spec_sub(const char *name, const json_t *spec, struct arena *a, struct sub_c
  * --- policy_value.c: NULL = good, else what is wrong, to be put behind the member's name. Never quotes the value. ---
  */
 enum { POLICY_URL_MAX = 2048, SECRET_BYTES_MIN = 16, SECRET_BYTES_MAX = 64 };
+const char *url_wrong_endpoint(const char *s); /* of a check: http(s), or grpc:// */
 const char *url_wrong_http(const char *s);
 const char *url_wrong_amqp(const char *s);
 const char *secret_wrong(const char *s);

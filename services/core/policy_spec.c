@@ -167,7 +167,7 @@ int spec_topic(const char *name, const json_t *spec, struct errmsg *e) {
 }
 
 static int read_endpoints(const struct spec *s, const json_t *list, struct check_policy *out) {
-    out->endpoints_n = 0;
+    out->endpoints_n = out->grpc_n = 0;
     if (!list)
         return 0;
     if (!json_is_array(list))
@@ -177,11 +177,13 @@ static int read_endpoints(const struct spec *s, const json_t *list, struct check
                        POLICY_ENDPOINTS_MAX);
     for (size_t i = 0; i < json_array_size(list); i++) {
         char name[32];
-        const struct member m = {name, MEMBER_HTTP};
+        const struct member m = {name, MEMBER_ENDPOINT};
         snprintf(name, sizeof(name), "endpoints[%zu]", i);
         int r = read_text(s, &m, json_array_get(list, i), &out->endpoints[i]);
         if (r < 0)
             return r;
+        if (strncmp(out->endpoints[i], POLICY_GRPC, strlen(POLICY_GRPC)) == 0)
+            out->grpc_n++;
         out->endpoints_n++;
     }
     return 0;

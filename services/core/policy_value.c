@@ -84,6 +84,23 @@ const char *url_wrong_http(const char *s) {
     return url_wrong(s, "http", "must begin with http:// or https://", false);
 }
 
+/* grpc://host:port and nothing behind it, since core reads what follows in ways of its own. */
+const char *url_wrong_endpoint(const char *s) {
+    size_t host;
+
+    if (strncmp(s, POLICY_GRPC, 7) != 0)
+        return url_wrong(s, "http", "must begin with http://, https:// or grpc://", false);
+    if (strlen(s) > POLICY_URL_MAX)
+        return "is longer than 2048 bytes";
+    host = host_span(s + 7, strlen(s + 7));
+    if (host == 0 || (s[7 + host] != ':' && s[7 + host] != '\0'))
+        return "has a host that is neither a name nor an address";
+    if (s[7 + host] == '\0')
+        return "needs a port";
+    return is_port(s + 8 + host, strlen(s + 8 + host)) ? NULL
+                                                       : "has a port that is not 1..65535, or something behind it";
+}
+
 const char *url_wrong_amqp(const char *s) {
     return url_wrong(s, "amqp", "must begin with amqp:// or amqps://", true);
 }

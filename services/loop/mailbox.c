@@ -121,6 +121,19 @@ int mailbox_put(struct mailbox *m, struct list *item) {
     return add(m, item, false);
 }
 
+void mailbox_put_all(struct mailbox *m, struct list *items) {
+    struct list *e;
+
+    pthread_mutex_lock(&m->lock);
+    size_t length = atomic_load_explicit(&m->length, memory_order_relaxed);
+    while (!m->closed && length < m->max && (e = list_pop(items))) {
+        list_add_tail(&m->items, e);
+        length++;
+    }
+    atomic_store_explicit(&m->length, length, memory_order_relaxed);
+    pthread_mutex_unlock(&m->lock);
+}
+
 void mailbox_wake(struct mailbox *m) {
     pthread_mutex_lock(&m->lock);
     if (!m->closed && !list_empty(&m->items))

@@ -1,5 +1,5 @@
 /*
- * The message service: Prepare, Confirm, Cancel, Publish, Batch, GetTransaction, ListTransactions.
+ * The message service: Prepare, Confirm, Cancel, Publish, Batch, Pipeline, GetTransaction, ListTransactions.
  *
  * Handlers run on an rpc thread: they decode, validate and hand the operation to a worker's bounded mailbox (or shed it there and then
  * with RESOURCE_EXHAUSTED). The worker commits it in its lane and hands the call back; the answer is built on the rpc thread.
@@ -16,6 +16,9 @@ struct message_options {
     int64_t mailbox; /* operations on their way to one worker; default 8192 */
     int64_t queries; /* Get and List under way per worker; default 256 */
     int64_t gather;  /* operations that an rpc thread collects before it wakes a worker; default 64 */
+    /* Pipeline. Beyond the first a client's operations are refused; beyond the others streams are not opened, or not read. */
+    int64_t pipeline_operations; /* of one stream, until their results are sent */
+    int64_t pipeline_streams, pipeline_operations_all, pipeline_bytes_all;
 };
 
 struct message_service;
@@ -24,6 +27,7 @@ int message_service_new(struct store *s, const struct message_options *o, int wo
 void message_service_free(struct message_service *m); /* after the rpc server and the workers are gone */
 /* The methods to serve; *n = how many. Lives as long as the service. */
 const struct rpc_method *message_service_methods(struct message_service *m, size_t *n);
+const struct rpc_stream_method *message_service_streams(struct message_service *m, size_t *n);
 void message_service_rpc(struct message_service *m, struct rpc_server *rpc); /* whom to wake; before it starts */
 /* Wakes the workers for what this thread has collected: the flush of the rpc server. @thread rpc */
 void message_service_flush(void *service);

@@ -1,4 +1,7 @@
-/* Inside of the message room: service.c (requests on rpc threads), worker.c (operations on workers), query.c (Get and List). */
+/*
+ * Inside of the message room: service.c (single calls and Batch), pipeline.c (the stream), both on rpc threads; worker.c (operations on
+ * workers), query.c (Get and List).
+ */
 #pragma once
 
 #include "message/codec.h"
@@ -9,44 +12,56 @@
 
 enum { WORKERS_MAX = 64, METHODS_MAX = 8 };
 
+/* What is under way on all Pipelines together. @thread any */
+struct flights {
+    _Atomic int64_t operations, bytes;
+    _Atomic int waiting_n;
+    pthread_mutex_t lock;
+    struct list waiting; /* struct pipe: not read until something ended. @locks lock */
+};
+
 struct message_service {
     struct store *store;
     struct message_options o;
     struct rpc_server *rpc;
     struct rpc_method methods[METHODS_MAX];
     size_t methods_n;
+    struct rpc_stream_method pipeline;
+    struct flights flights;
     int workers_n;
     struct message_worker *workers[WORKERS_MAX]; /* set before the rpc server starts, cleared after it stopped */
     pthread_rwlock_t lock;                       /* guards topology */
     struct topology *topology;
 };
 
-struct request;
-/* One operation of a request on its way through a worker. */
+/* One operation on its way through a worker. */
 struct item {
     struct list link;
     struct lane_op op;
-    struct request *request;
-    struct message_worker *worker;
-    bool refused; /* err says why; the operation never reached a lane */
-    struct rpc_error err;
+    struct message_worker *worker; /* of the worker's thread */
+    void (*done)(struct item *i);  /* once: op.outcome says how it ended. @thread of the worker's loop */
+    bool overloaded;               /* unless this is set: the lane was full, nothing was stored */
 };
+/* Refused before a lane saw it. */
+void item_overloaded(struct rpc_error *err);
 
-/* A call with its operations: one, or those of a Batch. Lives in the call's arena. */
-struct request {
-    struct rpc_call *call;
-    void (*reply)(struct request *r); /* on the rpc thread, when nothing is pending */
-    _Atomic size_t pending;
-    size_t n;
-    struct item items[];
+/* Where items of one owner collect that are done in one turn of a worker's loop. */
+struct outbox {
+    struct list link, items;
+    void (*flush)(struct outbox *o); /* at the end of the turn; takes all items. The rpc threads are woken afterwards */
 };
-void request_item_done(struct item *i); /* @thread any, once per item */
-/* Mails every item that was not refused. @thread rpc */
-void request_start(struct message_service *m, struct request *r);
+/* From an item's `done`. @thread of the worker's loop */
+void outbox_put(struct outbox *o, struct item *i);
+int worker_index(const struct message_worker *w);
 
-/* worker.c: 0 = taken, worker_flush() must follow soon; 1 = full. */
-int worker_put(struct message_worker *w, struct item *i) MUSTCHECK;
+/* worker.c */
+struct message_worker *worker_of(const struct message_service *m, const struct uuid *id);
+/* Mails the items, in their order; those that did not fit are left in the list. worker_flush() must follow soon. @thread any */
+void worker_put(struct message_worker *w, struct list *items);
 void worker_flush(struct message_worker *w);
+/* service.c: `n` operations were put and not flushed; they go on now or by and by, see there. @thread rpc */
+void service_hold(struct message_service *m, size_t n);
+/* 0 = taken, 1 = full. */
 int worker_query(struct message_worker *w, struct list *query) MUSTCHECK;
 void worker_wake(struct message_worker *w); /* a call was finished: wake the rpc threads at the end of this turn */
 
@@ -54,6 +69,9 @@ void worker_wake(struct message_worker *w); /* a call was finished: wake the rpc
 void query_get(struct rpc_call *call, void *service);
 void query_list(struct rpc_call *call, void *service);
 void query_run(struct list *query, struct reader *r, struct message_worker *w);
-/* The service.c helper of both. 1 = refused. */
+/* operation.c: 1 = refused. */
 int service_parse_id(const char *text, struct arena *a, struct uuid *ret, struct rpc_error *err) MUSTCHECK;
 void service_fail_memory(struct rpc_call *call);
+
+/* pipeline.c */
+struct rpc_stream_method pipeline_method(struct message_service *m);

@@ -11,7 +11,9 @@ struct message_worker {
     struct loop *loop;
     struct reader *reader;
     struct lane *lane;
+    int index;
     struct mailbox *items, *queries;
+    struct list outboxes; /* with something in them */
     uv_prepare_t *prepare;
     bool wake;
 };
@@ -19,15 +21,28 @@ struct message_worker {
 static void op_done(struct lane_op *op) {
     struct item *i = CONTAINER_OF(op, struct item, op);
     i->worker->wake = true;
-    request_item_done(i);
+    i->done(i);
 }
 
-static void overloaded(struct item *i) {
-    i->refused = true;
-    i->err = (struct rpc_error){.code = RPC_RESOURCE_EXHAUSTED,
-                                .reason = "OVERLOADED",
-                                .message = "too many operations are waiting; nothing was stored",
-                                .retry_after_ms = 100};
+void outbox_put(struct outbox *o, struct item *i) {
+    if (list_empty(&o->items))
+        list_add_tail(&i->worker->outboxes, &o->link);
+    list_add_tail(&o->items, &i->link);
+}
+
+int worker_index(const struct message_worker *w) {
+    return w->index;
+}
+
+struct message_worker *worker_of(const struct message_service *m, const struct uuid *id) {
+    return m->workers[(uuid_hash(id) >> 32) % (unsigned)m->workers_n];
+}
+
+void item_overloaded(struct rpc_error *err) {
+    *err = (struct rpc_error){.code = RPC_RESOURCE_EXHAUSTED,
+                              .reason = "OVERLOADED",
+                              .message = "too many operations are waiting; nothing was stored",
+                              .retry_after_ms = 100};
 }
 
 static void receive_items(void *arg, struct list *items) {
@@ -40,7 +55,7 @@ static void receive_items(void *arg, struct list *items) {
             i->op.outcome = OP_SHUTDOWN;
             op_done(&i->op);
         } else if (lane_submit(w->lane, &i->op)) {
-            overloaded(i);
+            i->overloaded = true;
             op_done(&i->op);
         }
     }
@@ -54,12 +69,20 @@ static void receive_queries(void *arg, struct list *items) {
         query_run(e, w->reader, w);
 }
 
-static void on_prepare(uv_prepare_t *h) {
-    struct message_worker *w = h->data;
+static void hand_back(struct message_worker *w) {
+    struct list *e;
     if (!w->wake)
         return;
     w->wake = false;
+    while ((e = list_pop(&w->outboxes))) {
+        struct outbox *o = LIST_ENTRY(e, struct outbox, link);
+        o->flush(o); /* it may be gone afterwards */
+    }
     rpc_wake(w->service->rpc);
+}
+
+static void on_prepare(uv_prepare_t *h) {
+    hand_back(h->data);
 }
 
 static void prepare_closed(uv_handle_t *h) {
@@ -71,7 +94,8 @@ int message_worker_new(struct message_service *m, int index, struct loop *l, str
     struct message_worker *w = mem_zalloc(sizeof(*w));
     if (!w)
         return -ENOMEM;
-    *w = (struct message_worker){.service = m, .loop = l, .reader = r};
+    *w = (struct message_worker){.service = m, .loop = l, .reader = r, .index = index};
+    list_init(&w->outboxes);
     int e = mailbox_new(l, (size_t)m->o.mailbox, receive_items, w, &w->items);
     if (e == 0)
         e = mailbox_new(l, (size_t)m->o.queries, receive_queries, w, &w->queries);
@@ -102,8 +126,7 @@ void message_worker_free(struct message_worker *w) {
     if (!w)
         return;
     if (w->prepare) {
-        if (w->wake)
-            rpc_wake(w->service->rpc);
+        hand_back(w);
         uv_close((uv_handle_t *)w->prepare, prepare_closed);
     }
     if (w->items)
@@ -113,11 +136,8 @@ void message_worker_free(struct message_worker *w) {
     mem_free(w);
 }
 
-int worker_put(struct message_worker *w, struct item *i) {
-    int r = mailbox_put(w->items, &i->link);
-    if (r)
-        overloaded(i);
-    return r;
+void worker_put(struct message_worker *w, struct list *items) {
+    mailbox_put_all(w->items, items);
 }
 
 void worker_flush(struct message_worker *w) {

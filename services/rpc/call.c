@@ -168,26 +168,31 @@ static int decode(struct rpc_call *c) {
     return 1;
 }
 
-/* Whatever is no registered method: a stream that the room serves, or unknown. */
+static void fail_draining(struct rpc_call *c) {
+    atomic_fetch_add(&c->thread->server->refused, 1);
+    rpc_fail(c, &(struct rpc_error){.code = RPC_UNAVAILABLE,
+                                    .reason = "SHUTTING_DOWN",
+                                    .message = "this replica is stopping, nothing was stored; repeat at another",
+                                    .retry_after_ms = 200});
+}
+
+/* Whatever is no registered method: a stream, or unknown. */
 static void generic_arrived(struct rpc_call *c) {
     struct bytes path = bytes_of(GRPC_SLICE_START_PTR(c->details.method), GRPC_SLICE_LENGTH(c->details.method));
-    const struct stream_ops *ops = stream_find(path);
-    struct stream *s;
+    struct stream_method *m = stream_find(c->thread->server, path);
 
-    if (!ops) {
+    if (!m) {
         rpc_fail(c, &(struct rpc_error){.code = RPC_UNIMPLEMENTED,
                                         .reason = "METHOD_UNKNOWN",
                                         .message = "this server has no such method",
                                         .meta = {"method", rpc_call_method(c)}});
         return;
     }
-    if (atomic_load(&c->thread->server->stopping)) { /* the others have been told already */
-        rpc_fail(
-            c, &(struct rpc_error){.code = RPC_UNAVAILABLE, .reason = "STOPPING", .message = "the server is stopping"});
+    if (atomic_load(&c->thread->server->draining)) { /* the others have been told already */
+        fail_draining(c);
         return;
     }
-    s = stream_open(c->thread, ops, c->core);
-    if (!s) {
+    if (!stream_open(c->thread, m, c->core, &c->metadata)) {
         rpc_fail(c, &(struct rpc_error){.code = RPC_RESOURCE_EXHAUSTED,
                                         .reason = "TOO_MANY_STREAMS",
                                         .message = "this server holds as many streams as it may",
@@ -219,11 +224,7 @@ static void call_arrived(struct tag *tag, bool ok) {
     }
     c->deadline_ns = deadline_ns(c->deadline, c->start_ns, t->server->options.deadline_max_ms);
     if (atomic_load_explicit(&t->server->draining, memory_order_relaxed)) {
-        atomic_fetch_add(&t->server->refused, 1);
-        rpc_fail(c, &(struct rpc_error){.code = RPC_UNAVAILABLE,
-                                        .reason = "SHUTTING_DOWN",
-                                        .message = "this replica is stopping, nothing was stored; repeat at another",
-                                        .retry_after_ms = 200});
+        fail_draining(c);
     } else if (c->deadline_ns <= c->start_ns)
         rpc_fail(c, &(struct rpc_error){.code = RPC_DEADLINE_EXCEEDED,
                                         .reason = "DEADLINE_PASSED",
@@ -379,7 +380,7 @@ void rpc_wake(struct rpc_server *s) {
         struct rpc_thread *t = &s->threads[i];
 
         /* On its own thread nothing is needed: the list is looked at after every event. */
-        if (t != thread_current && atomic_load(&t->finished))
+        if (t != thread_current && (atomic_load(&t->finished) || atomic_load(&t->signalled)))
             thread_wake(t);
     }
 }

@@ -70,36 +70,49 @@ void health_list(struct rpc_call *c, void *server) {
 
 /* --- Watch --- */
 
-enum { KNOWN, LAST }; /* of the stream's state: is the service ours, the status last sent (0 = none) */
+struct watch {
+    bool known; /* is the service ours */
+    int last;   /* the status last sent, 0 = none */
+};
 
-static void watch_news(struct stream *st) {
+static void watch_news(struct rpc_stream *st) {
     Response response = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
-    int *state = stream_state(st);
-    int now = state[KNOWN] ? status_now(stream_server(st)) : SERVICE_UNKNOWN;
+    struct watch *w = rpc_stream_data(st);
+    int now = w && w->known ? status_now(stream_server(st)) : SERVICE_UNKNOWN;
 
-    if (now == state[LAST] || !stream_may_send(st))
+    if (!w || now == w->last || !rpc_stream_may_send(st))
         return;
-    state[LAST] = now;
+    w->last = now;
     response.status = now;
-    stream_send(st, &response.base);
+    rpc_stream_send(st, &response.base);
 }
 
-static void watch_message(struct stream *st, const ProtobufCMessage *m) {
+static void watch_message(struct rpc_stream *st, const ProtobufCMessage *m) {
     const Grpc__Health__V1__HealthCheckRequest *request = (const void *)m;
+    struct watch *w = mem_zalloc(sizeof(*w));
 
-    stream_state(st)[KNOWN] = known(stream_server(st), request->service);
+    if (!w) {
+        stream_fail(st, RPC_RESOURCE_EXHAUSTED, "OVERLOADED", "out of memory");
+        return;
+    }
+    w->known = known(stream_server(st), request->service);
+    rpc_stream_set_data(st, w);
+    rpc_stream_pause(st, true); /* one message is all that is asked */
     watch_news(st);
 }
 
-static struct method *watch_method(struct rpc_server *s) {
-    return s->watch;
+static void watch_closed(struct rpc_stream *st) {
+    mem_free(rpc_stream_data(st));
+    rpc_stream_set_data(st, NULL);
 }
 
-const struct stream_ops health_watch = {
+const struct rpc_stream_method health_watch = {
     .path = "/grpc.health.v1.Health/Watch",
     .request = &grpc__health__v1__health_check_request__descriptor,
-    .method = watch_method,
-    .once = true,
+    .name = "HealthWatch",
+    .asks = true,
     .message = watch_message,
-    .news = watch_news,
+    .sendable = watch_news,
+    .signalled = watch_news,
+    .closed = watch_closed,
 };

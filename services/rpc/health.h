@@ -3,7 +3,7 @@
 
 #include "rpc/stream.h"
 
-extern const struct stream_ops health_watch;
+extern const struct rpc_stream_method health_watch;
 
 /* Handlers; user is the server. */
 void health_check(struct rpc_call *c, void *server);

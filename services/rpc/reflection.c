@@ -221,17 +221,17 @@ int reflection_closure(const struct reflection *r, int file, int *out) {
 typedef Grpc__Reflection__V1__ServerReflectionRequest Request;
 typedef Grpc__Reflection__V1__ServerReflectionResponse Response;
 
-static void send_error(struct stream *st, Response *response, int code, const char *message) {
+static void send_error(struct rpc_stream *st, Response *response, int code, const char *message) {
     Grpc__Reflection__V1__ErrorResponse error = GRPC__REFLECTION__V1__ERROR_RESPONSE__INIT;
 
     error.error_code = code;
     error.error_message = (char *)(uintptr_t)message;
     response->message_response_case = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_ERROR_RESPONSE;
     response->error_response = &error;
-    stream_send(st, &response->base);
+    rpc_stream_send(st, &response->base);
 }
 
-static void send_file(struct stream *st, Response *response, int file) {
+static void send_file(struct rpc_stream *st, Response *response, int file) {
     const struct reflection *r = stream_server(st)->reflection;
     Grpc__Reflection__V1__FileDescriptorResponse answer = GRPC__REFLECTION__V1__FILE_DESCRIPTOR_RESPONSE__INIT;
     ProtobufCBinaryData files[FILES_MAX];
@@ -252,18 +252,18 @@ static void send_file(struct stream *st, Response *response, int file) {
     response->message_response_case =
         GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_FILE_DESCRIPTOR_RESPONSE;
     response->file_descriptor_response = &answer;
-    stream_send(st, &response->base);
+    rpc_stream_send(st, &response->base);
 }
 
-static void send_services(struct stream *st, Response *response) {
+static void send_services(struct rpc_stream *st, Response *response) {
     const struct rpc_server *s = stream_server(st);
     size_t n = (size_t)s->services_n;
     Grpc__Reflection__V1__ListServiceResponse list = GRPC__REFLECTION__V1__LIST_SERVICE_RESPONSE__INIT;
-    Grpc__Reflection__V1__ServiceResponse *services = arena_alloc(stream_arena(st), n * sizeof(*services));
-    Grpc__Reflection__V1__ServiceResponse **pointers = arena_alloc(stream_arena(st), n * sizeof(*pointers));
+    Grpc__Reflection__V1__ServiceResponse *services = arena_alloc(rpc_stream_arena(st), n * sizeof(*services));
+    Grpc__Reflection__V1__ServiceResponse **pointers = arena_alloc(rpc_stream_arena(st), n * sizeof(*pointers));
 
     if (!services || !pointers) {
-        stream_end(st, RPC_RESOURCE_EXHAUSTED, "out of memory");
+        stream_fail(st, RPC_RESOURCE_EXHAUSTED, "OVERLOADED", "out of memory");
         return;
     }
     for (size_t i = 0; i < n; i++) {
@@ -276,11 +276,11 @@ static void send_services(struct stream *st, Response *response) {
     response->message_response_case =
         GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_LIST_SERVICES_RESPONSE;
     response->list_services_response = &list;
-    stream_send(st, &response->base);
+    rpc_stream_send(st, &response->base);
 }
 
 /* There are no extensions in proto3, so a known type has none. */
-static void send_extensions(struct stream *st, Response *response, const char *type) {
+static void send_extensions(struct rpc_stream *st, Response *response, const char *type) {
     Grpc__Reflection__V1__ExtensionNumberResponse none = GRPC__REFLECTION__V1__EXTENSION_NUMBER_RESPONSE__INIT;
 
     if (reflection_file_of_symbol(stream_server(st)->reflection, type) < 0) {
@@ -291,14 +291,15 @@ static void send_extensions(struct stream *st, Response *response, const char *t
     response->message_response_case =
         GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_ALL_EXTENSION_NUMBERS_RESPONSE;
     response->all_extension_numbers_response = &none;
-    stream_send(st, &response->base);
+    rpc_stream_send(st, &response->base);
 }
 
-static void on_message(struct stream *st, const ProtobufCMessage *m) {
+static void on_message(struct rpc_stream *st, const ProtobufCMessage *m) {
     const struct reflection *r = stream_server(st)->reflection;
     const Request *request = (const Request *)m;
     Response response = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__INIT;
 
+    rpc_stream_pause(st, true); /* one at a time: the next is read when this answer was taken */
     response.valid_host = request->host;
     response.original_request = (Request *)(uintptr_t)request;
     switch (request->message_request_case) {
@@ -322,20 +323,22 @@ static void on_message(struct stream *st, const ProtobufCMessage *m) {
     }
 }
 
-static struct method *reflection_method(struct rpc_server *s) {
-    return s->reflect;
+static void on_sendable(struct rpc_stream *st) {
+    rpc_stream_pause(st, false);
 }
 
-const struct stream_ops reflection_v1 = {
+const struct rpc_stream_method reflection_v1 = {
     .path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     .request = &grpc__reflection__v1__server_reflection_request__descriptor,
-    .method = reflection_method,
+    .name = "Reflection",
     .message = on_message,
+    .sendable = on_sendable,
 };
 
-const struct stream_ops reflection_v1alpha = {
+const struct rpc_stream_method reflection_v1alpha = {
     .path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     .request = &grpc__reflection__v1__server_reflection_request__descriptor,
-    .method = reflection_method,
+    .name = "Reflection",
     .message = on_message,
+    .sendable = on_sendable,
 };

@@ -3,7 +3,7 @@
 
 #include "rpc/stream.h"
 
-extern const struct stream_ops reflection_v1, reflection_v1alpha;
+extern const struct rpc_stream_method reflection_v1, reflection_v1alpha;
 
 /* Index of a FileDescriptorSet: files by name, files by symbol. Never changes once made. @thread any */
 struct reflection;

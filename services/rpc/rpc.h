@@ -66,6 +66,26 @@ struct rpc_method {
     bool rare; /* called by people: it gets few slots, because each armed one costs every event of all methods */
 };
 
+/*
+ * A method with messages both ways, many on one call. All callbacks come on the stream's rpc thread, none from inside a function of this
+ * header. Messages are checked like requests; one that is not well formed fails the stream.
+ */
+struct rpc_stream;
+struct rpc_stream_method {
+    const char *path;
+    const ProtobufCMessageDescriptor *request;
+    const char *name; /* label of the metrics; NULL = the last part of the path */
+    bool asks;        /* half-closed without any message it fails with INVALID_ARGUMENT */
+    int max;          /* streams at once, over all threads: more are RESOURCE_EXHAUSTED. 0 = the room's own bound */
+    void *user;
+    void (*opened)(struct rpc_stream *s); /* first of all. NULL allowed, as for all but `message` */
+    void (*message)(struct rpc_stream *s, const ProtobufCMessage *m); /* valid until it returns */
+    void (*sendable)(struct rpc_stream *s); /* what was sent is with core: the next may follow */
+    void (*signalled)(
+        struct rpc_stream *s); /* after rpc_stream_signal(), several may come as one; now and then for no reason */
+    void (*closed)(struct rpc_stream *s); /* once: nothing is received or sent any more; holds may still be released */
+};
+
 struct rpc_server_options {
     const char *listen; /* "127.0.0.1:7400"; port 0 = any free port */
     int threads;        /* rpc threads; 1 is enough for 2 cores */
@@ -87,6 +107,8 @@ struct rpc_server_options {
      */
     void (*flush)(void *user);
     void *flush_user;
+    const struct rpc_stream_method *streams; /* copied */
+    size_t streams_n;
 };
 
 /* Methods are copied. grpc.health.v1 and reflection v1 / v1alpha are served by the room itself. */
@@ -126,3 +148,29 @@ void rpc_fail(struct rpc_call *c, const struct rpc_error *err);
  */
 void rpc_call_finish(struct rpc_call *c, void (*fn)(struct rpc_call *c, void *arg), void *arg);
 void rpc_wake(struct rpc_server *s); /* @thread any, until rpc_server_free() */
+
+/* --- a stream, on its rpc thread --- */
+/*
+ * It ends by rpc_stream_end() (OK), rpc_stream_fail(), the client's half-close (OK) or the drain of the server (UNAVAILABLE SHUTTING_DOWN);
+ * the first of them counts. From then on nothing is received, but it can send until the last hold is released. A client that takes nothing
+ * within deadline_max_ms, or goes away, closes it at once; the object stays until the last release.
+ */
+void *rpc_stream_user(const struct rpc_stream *s);
+void *rpc_stream_data(const struct rpc_stream *s); /* the method's; NULL at first */
+void rpc_stream_set_data(struct rpc_stream *s, void *data);
+struct arena *rpc_stream_arena(struct rpc_stream *s); /* emptied after each opened() and message() */
+/* ASCII metadata, NULL if absent; copied into the arena. */
+const char *rpc_stream_metadata(struct rpc_stream *s, const char *key);
+uint64_t rpc_stream_deadline_ns(const struct rpc_stream *s); /* of what begins now: the server's cap */
+void rpc_stream_pause(struct rpc_stream *s, bool paused);    /* messages wait with the client; also its half-close */
+bool rpc_stream_may_send(const struct rpc_stream *s);        /* false: after `sendable` again, or never */
+void rpc_stream_send(struct rpc_stream *s, const ProtobufCMessage *m); /* only if it may; packed at once */
+void rpc_stream_send_bytes(struct rpc_stream *s,
+                           struct bytes packed); /* the same for a message packed already; copied */
+void rpc_stream_end(struct rpc_stream *s);
+void rpc_stream_fail(struct rpc_stream *s, const struct rpc_error *err); /* texts are copied */
+/* Counted: while held it does not end by itself and can be signalled. Release only in one of its callbacks. */
+void rpc_stream_hold(struct rpc_stream *s);
+void rpc_stream_release(struct rpc_stream *s);
+/* Has `signalled` called; wakes are coalesced until rpc_wake(). Not after the last release. Never fails. @thread any */
+void rpc_stream_signal(struct rpc_stream *s);

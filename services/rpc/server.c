@@ -12,7 +12,8 @@
  * work is the handlers' business.
  *
  * Stop, in this order, since core aborts on work for a queue that was shut down:
- *     stopping   streams are ended, no slot is armed again
+ *     draining   new calls are refused; streams end when what is under way on them was answered
+ *     stopping   no slot is armed again
  *     core shut  connections get GOAWAY; after the grace time they are cut
  *     down       core says that every connection has ended
  *     idle       every thread says that all its calls were replied to and their batches are back
@@ -29,6 +30,7 @@
 #include "rpc/health.h"
 #include "rpc/library.h"
 #include "rpc/reflection.h"
+#include "rpc/stream.h"
 
 #include <signal.h>
 
@@ -43,6 +45,7 @@ enum {
     IDLE_DEFAULT_MS = 1800000,
     KEEPALIVE_DEFAULT_MS = 60000,
     METHODS_MAX = 256,
+    SWEEP_MS = 2000,
     REMIND_MS = 5000,
     DRAIN_QUIET_MS = 250,
     DRAIN_ROUNDS = 20,
@@ -171,6 +174,13 @@ static void report_idle(struct rpc_thread *t) {
     pthread_mutex_unlock(&s->lock);
 }
 
+/* A thread with streams looks at them now and then, also when nothing happens. */
+static gpr_timespec latest(const struct rpc_thread *t) {
+    if (!t->streams_n)
+        return gpr_inf_future(GPR_CLOCK_MONOTONIC);
+    return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(SWEEP_MS, GPR_TIMESPAN));
+}
+
 /* The next event, after everything that can be done without it. */
 static grpc_event next_event(struct rpc_thread *t) {
     const struct rpc_server_options *o = &t->server->options;
@@ -184,7 +194,7 @@ static grpc_event next_event(struct rpc_thread *t) {
             continue;
         if (o->flush)
             o->flush(o->flush_user);
-        return grpc_completion_queue_next(t->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+        return grpc_completion_queue_next(t->queue, latest(t), NULL);
     }
 }
 
@@ -201,7 +211,12 @@ static void *thread_main(void *arg) {
 
         if (ev.type == GRPC_QUEUE_SHUTDOWN)
             return NULL;
-        tag->run(tag, ev.success != 0);
+        if (ev.type == GRPC_OP_COMPLETE)
+            tag->run(tag, ev.success != 0);
+        while (atomic_load(&t->signalled))
+            streams_signalled(t);
+        if (t->streams_n)
+            streams_sweep(t, clock_mono_ns());
         if (atomic_load_explicit(&t->server->down, memory_order_relaxed))
             report_idle(t);
     }
@@ -278,6 +293,20 @@ static int add_service(struct rpc_server *s, const char *path) {
     return 0;
 }
 
+/* Streams have metrics but no slots: they arrive by the generic one. */
+static int add_stream(struct rpc_server *s, const struct rpc_stream_method *def) {
+    struct stream_method *m = &s->streams[s->streams_n];
+    const char *slash = strrchr(def->path, '/');
+
+    m->def = *def;
+    m->def.path = mem_strdup(def->path);
+    if (!m->def.path)
+        return -ENOMEM;
+    m->counts.name = def->name ? def->name : slash ? m->def.path + (slash - def->path) + 1 : m->def.path;
+    s->streams_n++;
+    return add_service(s, def->path);
+}
+
 static int add_methods(struct rpc_server *s, const struct rpc_method *methods, size_t n) {
     const struct rpc_method own[] = {
         {.path = "/grpc.health.v1.Health/Check",
@@ -292,30 +321,29 @@ static int add_methods(struct rpc_server *s, const struct rpc_method *methods, s
          .request = &grpc__health__v1__health_list_request__descriptor,
          .response = &grpc__health__v1__health_list_response__descriptor},
     };
-    const struct rpc_method watch = {.path = health_watch.path}, v1 = {.path = reflection_v1.path},
-                            generic = {.path = "/other"};
+    const struct rpc_stream_method *const own_streams[] = {&health_watch, &reflection_v1, &reflection_v1alpha};
+    const struct rpc_method generic = {.path = "/other"};
+    const struct rpc_server_options *o = &s->options;
     int err = 0;
 
-    s->methods = mem_calloc(n + ARRAY_LEN(own) + 3, sizeof(*s->methods));
-    s->services = mem_calloc(n + ARRAY_LEN(own) + 2, sizeof(*s->services));
-    if (!s->methods || !s->services)
+    s->methods = mem_calloc(n + ARRAY_LEN(own) + 1, sizeof(*s->methods));
+    s->streams = mem_calloc(o->streams_n + ARRAY_LEN(own_streams), sizeof(*s->streams));
+    s->services = mem_calloc(n + ARRAY_LEN(own) + o->streams_n + ARRAY_LEN(own_streams), sizeof(*s->services));
+    if (!s->methods || !s->services || !s->streams)
         return -ENOMEM;
     for (size_t i = 0; !err && i < n; i++)
         err = add_method(s, &methods[i], NULL) ?: add_service(s, methods[i].path);
     err = err ?: add_method(s, &own[0], "HealthCheck") ?: add_method(s, &own[1], "HealthList");
     err = err ?: add_method(s, &generic, "other"); /* armed as well, so it belongs to methods_n */
-    err = err ?: add_service(s, own[0].path) ?: add_service(s, v1.path) ?: add_service(s, reflection_v1alpha.path);
+    err = err ?: add_service(s, own[0].path);
+    for (size_t i = 0; !err && i < ARRAY_LEN(own_streams); i++)
+        err = add_stream(s, own_streams[i]);
+    for (size_t i = 0; !err && i < o->streams_n; i++)
+        err = add_stream(s, &o->streams[i]);
     if (err)
         return err;
     for (int i = (int)n; i < s->methods_n - 1; i++)
         s->methods[i].vital = true; /* our own, without the generic slot */
-    /* The streams have metrics but no slots: they stand behind the end. */
-    s->watch = &s->methods[s->methods_n];
-    s->reflect = &s->methods[s->methods_n + 1];
-    s->watch->def = watch;
-    s->watch->name = "HealthWatch";
-    s->reflect->def = v1;
-    s->reflect->name = "Reflection";
     qsort(s->services, (size_t)s->services_n, sizeof(*s->services), by_name);
     return 0;
 }
@@ -516,6 +544,8 @@ static void end_thread(struct rpc_thread *t) {
 static void drain_arrivals(struct rpc_server *s) {
     const struct timespec pause = {.tv_nsec = DRAIN_QUIET_MS * (long)NS_PER_MS};
     atomic_store(&s->draining, true);
+    atomic_fetch_add(&s->news, 1);
+    wake_all(s); /* streams end when what is under way on them was answered */
     for (int i = 0; i < DRAIN_ROUNDS; i++) {
         unsigned before = atomic_load(&s->refused);
         nanosleep(&pause, NULL);
@@ -532,8 +562,6 @@ void rpc_server_stop(struct rpc_server *s, int64_t grace_ms) {
     if (atomic_exchange(&s->stopping, true))
         return;
     ASSERT(!thread_current);
-    atomic_fetch_add(&s->news, 1);
-    wake_all(s); /* streams end, which else would last as long as their clients like */
     end_connections(s, grace_ms);
     wake_all(s); /* now each reports when it is idle */
     while (!wait_for(s, is_idle, REMIND_MS))
@@ -572,6 +600,9 @@ void rpc_server_free(struct rpc_server *s) {
     for (int i = 0; i < s->methods_n; i++)
         mem_free((void *)(uintptr_t)s->methods[i].def.path);
     mem_free(s->methods);
+    for (int i = 0; i < s->streams_n; i++)
+        mem_free((void *)(uintptr_t)s->streams[i].def.path);
+    mem_free(s->streams);
     for (int i = 0; i < s->services_n; i++)
         mem_free(s->services[i]);
     mem_free(s->services);

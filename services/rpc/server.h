@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 
 struct rpc_thread;
+struct stream_method;
 
 /* What a completion queue hands back: one per batch under way, first of all tells whom it concerns. */
 struct tag {
@@ -47,15 +48,17 @@ struct rpc_thread {
     int vital;            /* calls for health that need no room */
     struct list replying; /* calls whose answer is being sent, oldest first */
     bool idle;            /* no live ones after core was shut down. @locks server->lock */
-    struct list streams;  /* struct stream */
+    struct list streams;  /* struct rpc_stream */
     int streams_n;
+    uint64_t sweep_ns;        /* when the streams are looked at again */
     unsigned seen;            /* of server->news */
     struct buf scratch;       /* to put messages together that came in pieces */
     struct rpc_call *answers; /* taken from `finished`, oldest first */
 
     /* The crossing. @thread any */
-    _Atomic(struct rpc_call *) finished; /* newest first */
-    atomic_bool waking;                  /* `woken` is under way */
+    _Atomic(struct rpc_call *) finished;    /* newest first */
+    _Atomic(struct rpc_stream *) signalled; /* newest first */
+    atomic_bool waking;                     /* `woken` is under way */
     pthread_mutex_t waker_lock;
     grpc_call *waker; /* carries the empty batches; NULL once the queue is shut down. @locks waker_lock */
     struct tag woken;
@@ -65,8 +68,9 @@ struct rpc_server {
     struct rpc_server_options options; /* listen owned */
     struct method *methods;            /* the last one is the generic slot */
     int methods_n;
-    struct method *watch, *reflect; /* metrics of the streams; not registered with core */
-    char **services;                /* sorted names of what is served */
+    struct stream_method *streams; /* found by path, behind the generic slot */
+    int streams_n;
+    char **services; /* sorted names of what is served */
     int services_n;
     struct rpc_thread *threads;
     struct reflection *reflection;

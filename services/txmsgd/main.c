@@ -7,7 +7,9 @@
  */
 #include "base/clock.h"
 #include "base/log.h"
+#include "checkback/desk.h"
 #include "http/http.h"
+#include "rpc/caller.h"
 #include "rpc/probe.h"
 #include "store/migrate.h"
 #include "store/partition.h"
@@ -40,6 +42,8 @@ struct daemon {
     struct timer *look;
     struct message_service *messages;
     struct admin_service *admin;
+    struct desk *desk;
+    struct rpc_caller *caller;
     struct rpc_server *rpc;
     struct rpc_probe *probe;
     struct http_server *http;
@@ -56,6 +60,7 @@ static void on_topology(void *arg, struct topology *t) {
     struct daemon *d = arg;
     LOG_INFO("txmsgd", "configuration epoch %lld: %d subscriptions", (long long)t->epoch, t->subs_n);
     message_service_topology(d->messages, t);
+    desk_topology(d->desk, t);
     for (int i = 0; i < d->workers_n; i++)
         worker_topology(d->workers[i], t);
     atomic_store(&d->configured, true);
@@ -171,35 +176,55 @@ static struct store_options store_options(const struct config *c) {
 }
 
 static int start_services(struct daemon *d, struct errmsg *e) {
-    struct message_options o = {.mailbox = d->c.lane_queue, .queries = 256, .gather = d->c.lane_gather};
+    struct message_options o = {.mailbox = d->c.lane_queue,
+                                .queries = 256,
+                                .gather = d->c.lane_gather,
+                                .pipeline_operations = d->c.pipeline_credit,
+                                .pipeline_streams = d->c.pipeline_streams,
+                                .pipeline_operations_all = d->c.pipeline_in_flight,
+                                .pipeline_bytes_all = d->c.pipeline_bytes};
+    struct worker_peers peers;
     config_limits(&d->c, &o.limits);
     int r = message_service_new(&d->store, &o, (int)d->c.workers, &d->messages);
     if (r == 0)
         r = admin_service_new(&d->store, on_applied, d, &d->admin);
+    if (r == 0)
+        r = desk_new((int)d->c.check_streams, &d->desk);
+    if (r == 0)
+        r = rpc_caller_new(&(struct rpc_caller_options){0}, &d->caller, e);
+    peers = (struct worker_peers){.desk = d->desk, .caller = d->caller};
     for (int i = 0; r == 0 && i < (int)d->c.workers; i++, d->workers_n = i)
-        r = worker_new(&d->c, &d->store, d->messages, i == 0 ? d->admin : NULL, i, &d->workers[i]);
+        r = worker_new(&d->c, &d->store, d->messages, i == 0 ? d->admin : NULL, &peers, i, &d->workers[i]);
     return r < 0 ? err_set(e, r, "cannot make the workers: %s", err_text(r)) : 0;
 }
 
 static int start_rpc(struct daemon *d, struct errmsg *e) {
-    const struct rpc_server_options o = {.listen = d->c.grpc_listen,
-                                         .threads = (int)d->c.grpc_threads,
-                                         .slots = (int)d->c.grpc_slots,
-                                         .receive_bytes = d->c.grpc_receive,
-                                         .max_concurrent_streams = d->c.grpc_streams,
-                                         .max_connections = (int)d->c.grpc_connections,
-                                         .max_calls = (int)d->c.grpc_calls,
-                                         .memory_bytes = d->c.grpc_memory,
-                                         .reply_ms = d->c.grpc_reply_ms,
-                                         .handshake_ms = d->c.grpc_handshake_ms,
-                                         .idle_ms = d->c.grpc_idle_ms,
-                                         .keepalive_ms = d->c.grpc_keepalive_ms,
-                                         .arena_bytes = 4 * d->c.grpc_receive,
-                                         .deadline_max_ms = d->c.grpc_deadline_ms,
-                                         .flush = message_service_flush,
-                                         .flush_user = d->messages};
+    struct rpc_server_options o = {.listen = d->c.grpc_listen,
+                                   .threads = (int)d->c.grpc_threads,
+                                   .slots = (int)d->c.grpc_slots,
+                                   .receive_bytes = d->c.grpc_receive,
+                                   .max_concurrent_streams = d->c.grpc_streams,
+                                   .max_connections = (int)d->c.grpc_connections,
+                                   .max_calls = (int)d->c.grpc_calls,
+                                   .memory_bytes = d->c.grpc_memory,
+                                   .reply_ms = d->c.grpc_reply_ms,
+                                   .handshake_ms = d->c.grpc_handshake_ms,
+                                   .idle_ms = d->c.grpc_idle_ms,
+                                   .keepalive_ms = d->c.grpc_keepalive_ms,
+                                   .arena_bytes = 4 * d->c.grpc_receive,
+                                   .deadline_max_ms = d->c.grpc_deadline_ms,
+                                   .flush = message_service_flush,
+                                   .flush_user = d->messages};
     struct rpc_method all[64];
     size_t n, m;
+    struct rpc_stream_method streams[8];
+    const struct rpc_stream_method *some = message_service_streams(d->messages, &n);
+    memcpy(streams, some, n * sizeof(*streams));
+    some = desk_streams(d->desk, &m);
+    ASSERT(n + m <= ARRAY_LEN(streams));
+    memcpy(streams + n, some, m * sizeof(*streams));
+    o.streams = streams;
+    o.streams_n = n + m;
     const struct rpc_method *messages = message_service_methods(d->messages, &n);
     const struct rpc_method *admin = admin_service_methods(d->admin, &m);
     ASSERT(n + m <= ARRAY_LEN(all));
@@ -210,6 +235,7 @@ static int start_rpc(struct daemon *d, struct errmsg *e) {
         return r;
     message_service_rpc(d->messages, d->rpc);
     admin_service_rpc(d->admin, d->rpc);
+    desk_rpc(d->desk, d->rpc);
     return rpc_server_start(d->rpc, e);
 }
 
@@ -272,6 +298,7 @@ static void stop(struct daemon *d) {
         rpc_probe_stop(d->probe);
     rpc_server_health(d->rpc, false);
     rpc_server_stop(d->rpc, atomic_load(&d->lost) ? 0 : d->c.drain_ms);
+    rpc_caller_stop(d->caller); /* its answers are with the workers now */
     for (int i = 0; i < d->workers_n; i++)
         worker_close(d->workers[i]);
     for (int i = 0; i < d->workers_n; i++)
@@ -281,6 +308,8 @@ static void stop(struct daemon *d) {
     rpc_server_free(d->rpc);
     message_service_free(d->messages);
     admin_service_free(d->admin);
+    desk_free(d->desk);
+    rpc_caller_free(d->caller);
     loop_free(d->loop);
 }
 

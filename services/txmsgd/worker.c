@@ -35,6 +35,7 @@ struct worker {
     struct lane *lane;
     struct forward *forward;
     struct checkback *check;
+    struct worker_peers peers;
     struct gauges *gauges; /* of the first worker */
     struct timer *look, *limit;
     struct list adopted;
@@ -185,7 +186,9 @@ static void on_registered(void *arg, const struct uuid *run) {
     const struct lane_owner owner = {.opened = on_opened, .committed = on_committed, .fenced = on_fenced, .arg = w};
     const struct checkback_options o = {.poll_ms = w->conf->check_poll_ms,
                                         .find_poll_ms = w->conf->check_find_poll_ms,
-                                        .in_flight = (int)w->conf->check_in_flight};
+                                        .in_flight = (int)w->conf->check_in_flight,
+                                        .desk = w->peers.desk,
+                                        .caller = w->peers.caller};
     if (w->closing || w->lane)
         return;
     int r = lane_new(w->loop, w->store, run, &owner, &w->lane);
@@ -253,9 +256,9 @@ bool worker_ready(const struct worker *w) {
 /* --- life --- */
 
 int worker_new(const struct config *c, struct store *s, struct message_service *messages, struct admin_service *admin,
-               int index, struct worker **ret) {
+               const struct worker_peers *peers, int index, struct worker **ret) {
     struct worker *w = mem_must(mem_zalloc(sizeof(*w)));
-    *w = (struct worker){.conf = c, .store = s, .messages = messages, .admin = admin};
+    *w = (struct worker){.conf = c, .store = s, .messages = messages, .admin = admin, .peers = *peers};
     list_init(&w->adopted);
     char name[16];
     snprintf(name, sizeof(name), "worker-%d", index);

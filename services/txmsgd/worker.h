@@ -5,13 +5,20 @@
 #pragma once
 
 #include "admin/admin.h"
+#include "checkback/desk.h"
 #include "message/message.h"
 #include "txmsgd/config.h"
 
+struct rpc_caller;
 struct worker;
+/* Of the process: how its checks reach producers. */
+struct worker_peers {
+    struct desk *desk;
+    struct rpc_caller *caller;
+};
 /* Before its thread runs. `admin` may be NULL: then this worker serves no admin calls. */
 int worker_new(const struct config *c, struct store *s, struct message_service *messages, struct admin_service *admin,
-               int index, struct worker **ret) MUSTCHECK;
+               const struct worker_peers *peers, int index, struct worker **ret) MUSTCHECK;
 int worker_start(struct worker *w) MUSTCHECK;
 void worker_topology(struct worker *w, struct topology *t); /* @thread any */
 bool worker_ready(const struct worker *w);                  /* @thread any: its lane can commit */

@@ -1,0 +1,337 @@
+/*
+ * Calls are started on the thread of whoever asks, which core allows, and end on ours. A call owns everything that its
+ * one batch points to, and dies with it; it holds its channel. Channels without calls stay for the next one until there
+ * are too many; then the one that was not used for longest goes. If all are in use the call is refused.
+ *
+ * The lock guards channels and the list of calls; no callback runs under it. `live` counts calls whose batch is out, so
+ * that the queue is shut down only when nothing will be started on it.
+ *
+ * The thread is in core only while a call is under way. Core has one set of sockets for the whole process, and whoever
+ * waits in it works for all: an idle client that waits there takes requests from the rpc threads and hands them over.
+ */
+#include "rpc/caller.h"
+
+#include "rpc/credentials.h"
+#include "rpc/library.h"
+#include "rpc/payload.h"
+#include "rpc/wire.h"
+
+#include <grpc/grpc.h>
+#include <grpc/support/time.h>
+#include <pthread.h>
+#include <signal.h>
+
+enum { BACKOFF_MIN_MS = 100, BACKOFF_MAX_MS = 5000, CONNECT_MS = 5000 };
+
+struct channel {
+    struct list link; /* of caller->channels, the last used first */
+    grpc_channel *core;
+    int calls;
+    char target[];
+};
+
+struct rpc_caller {
+    struct rpc_caller_options o;
+    grpc_completion_queue *queue;
+    pthread_t thread;
+    bool started;
+    struct buf scratch; /* of the thread */
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* live, or closing */
+    struct list channels, calls;
+    int channels_n, live;
+    bool stopped, closing;
+};
+
+/* A call under way. */
+struct calling {
+    struct list link;
+    struct rpc_caller *caller;
+    struct channel *channel;
+    const ProtobufCMessageDescriptor *descriptor;
+    void (*done)(void *arg, const struct rpc_outcome *o);
+    void *arg;
+    grpc_call *core;
+    grpc_byte_buffer *request, *response;
+    grpc_metadata_array headers, trailers;
+    grpc_status_code code;
+    grpc_slice details;
+};
+
+/* --- channels. @locks lock --- */
+
+static grpc_arg int_arg(const char *key, int64_t value) {
+    return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = (int)value};
+}
+
+static struct channel *channel_open(struct rpc_caller *c, const char *target) {
+    size_t n = strlen(target) + 1;
+    struct channel *ch = mem_zalloc(sizeof(*ch) + n);
+    grpc_arg args[] = {
+        int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, c->o.receive_bytes),
+        int_arg(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
+        int_arg(GRPC_ARG_ENABLE_RETRIES, 0), /* the check is asked again by its own rules */
+        int_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, BACKOFF_MIN_MS),
+        int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_MS),
+        int_arg(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, BACKOFF_MAX_MS),
+        int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
+    };
+    grpc_channel_credentials *creds;
+
+    if (!ch)
+        return NULL;
+    memcpy(ch->target, target, n);
+    creds = credentials_client();
+    ch->core = grpc_channel_create(target, creds, &(grpc_channel_args){.num_args = ARRAY_LEN(args), .args = args});
+    grpc_channel_credentials_release(creds);
+    list_add_head(&c->channels, &ch->link);
+    c->channels_n++;
+    return ch;
+}
+
+static void channel_close(struct rpc_caller *c, struct channel *ch) {
+    list_del(&ch->link);
+    c->channels_n--;
+    grpc_channel_destroy(ch->core);
+    mem_free(ch);
+}
+
+/* False: all are in use. */
+static bool make_room(struct rpc_caller *c) {
+    if (c->channels_n < c->o.targets)
+        return true;
+    for (struct list *e = c->channels.prev; e != &c->channels; e = e->prev) {
+        struct channel *ch = LIST_ENTRY(e, struct channel, link);
+        if (ch->calls == 0) {
+            channel_close(c, ch);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* 0, 1 = too many, -ENOMEM. */
+static int channel_of(struct rpc_caller *c, const char *target, struct channel **ret) {
+    LIST_FOR (e, &c->channels) {
+        struct channel *ch = LIST_ENTRY(e, struct channel, link);
+        if (strcmp(ch->target, target) != 0)
+            continue;
+        list_del(&ch->link);
+        list_add_head(&c->channels, &ch->link);
+        *ret = ch;
+        return 0;
+    }
+    if (!make_room(c))
+        return 1;
+    *ret = channel_open(c, target);
+    return *ret ? 0 : -ENOMEM;
+}
+
+/* --- calls --- */
+
+static void calling_free(struct calling *x) {
+    grpc_byte_buffer_destroy(x->request);
+    if (x->response)
+        grpc_byte_buffer_destroy(x->response);
+    grpc_metadata_array_destroy(&x->headers);
+    grpc_metadata_array_destroy(&x->trailers);
+    grpc_slice_unref(x->details);
+    grpc_call_unref(x->core);
+    mem_free(x);
+}
+
+/* Reads the response; what cannot be read is an error of the other side. */
+static const ProtobufCMessage *response_of(struct calling *x, struct arena *a) {
+    ProtobufCAllocator allocator = payload_allocator(a);
+    struct wire_fault fault;
+    struct bytes in;
+
+    if (!x->response || payload_view(x->response, &x->caller->scratch, &in) < 0 ||
+        wire_check(x->descriptor, in, WIRE_FROM_SERVER, &fault))
+        return NULL;
+    return protobuf_c_message_unpack(x->descriptor, &allocator, in.n, in.p);
+}
+
+static void tell(struct calling *x) {
+    struct rpc_outcome o = {.code = (int)x->code, .message = ""};
+    struct arena a;
+
+    arena_init(&a, (size_t)x->caller->o.receive_bytes * 16);
+    if (x->code == GRPC_STATUS_OK) {
+        o.response = response_of(x, &a);
+        if (!o.response) {
+            o.code = RPC_INTERNAL;
+            o.message = "the response is not the expected message";
+        }
+    } else {
+        o.message = payload_text(&a, x->details);
+        o.message = o.message ? o.message : "";
+    }
+    x->done(x->arg, &o);
+    arena_deinit(&a);
+}
+
+/* False: nothing will be under way any more. */
+static bool wait_for_calls(struct rpc_caller *c) {
+    pthread_mutex_lock(&c->lock);
+    while (c->live == 0 && !c->closing)
+        pthread_cond_wait(&c->changed, &c->lock);
+    bool any = c->live > 0;
+    pthread_mutex_unlock(&c->lock);
+    return any;
+}
+
+static void *caller_main(void *arg) {
+    struct rpc_caller *c = arg;
+
+    pthread_setname_np(pthread_self(), "rpc-caller");
+    while (wait_for_calls(c)) {
+        grpc_event ev = grpc_completion_queue_next(c->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+        struct calling *x = ev.tag;
+
+        tell(x);
+        pthread_mutex_lock(&c->lock);
+        list_del(&x->link);
+        x->channel->calls--;
+        pthread_mutex_unlock(&c->lock);
+        calling_free(x);
+        pthread_mutex_lock(&c->lock); /* last: when it is 0 nothing of a call is left */
+        if (--c->live == 0)
+            pthread_cond_broadcast(&c->changed);
+        pthread_mutex_unlock(&c->lock);
+    }
+    return NULL;
+}
+
+static void start(struct calling *x) {
+    grpc_op ops[6] = {
+        {.op = GRPC_OP_SEND_INITIAL_METADATA},
+        {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = x->request},
+        {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
+        {.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &x->headers},
+        {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &x->response},
+        {.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
+         .data.recv_status_on_client = {.trailing_metadata = &x->trailers,
+                                        .status = &x->code,
+                                        .status_details = &x->details}},
+    };
+    grpc_call_error err = grpc_call_start_batch(x->core, ops, ARRAY_LEN(ops), x, NULL);
+
+    ASSERT(err == GRPC_CALL_OK);
+}
+
+/* Enters the lists, with its call on core. @locks lock */
+static int enter(struct rpc_caller *c, const struct rpc_call_request *r, struct calling *x) {
+    gpr_timespec deadline =
+        gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(MAX(r->timeout_ms, 1), GPR_TIMESPAN));
+    grpc_slice path;
+    int e;
+
+    if (c->stopped || c->live >= c->o.in_flight)
+        return 1;
+    e = channel_of(c, r->target, &x->channel);
+    if (e)
+        return e;
+    path = grpc_slice_from_copied_string(r->path);
+    x->core =
+        grpc_channel_create_call(x->channel->core, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue, path, NULL, deadline, NULL);
+    grpc_slice_unref(path);
+    x->channel->calls++;
+    if (c->live++ == 0)
+        pthread_cond_broadcast(&c->changed);
+    list_add_tail(&c->calls, &x->link);
+    return 0;
+}
+
+int rpc_caller_call(struct rpc_caller *c, const struct rpc_call_request *r) {
+    struct calling *x = r->target[0] ? mem_zalloc(sizeof(*x)) : NULL;
+    int e;
+
+    if (!x)
+        return r->target[0] ? -ENOMEM : -EINVAL;
+    x->caller = c;
+    x->descriptor = r->response;
+    x->done = r->done;
+    x->arg = r->arg;
+    x->details = grpc_empty_slice();
+    x->request = payload_pack(r->request);
+    grpc_metadata_array_init(&x->headers);
+    grpc_metadata_array_init(&x->trailers);
+    pthread_mutex_lock(&c->lock);
+    e = enter(c, r, x);
+    if (e == 0)
+        start(x); /* under the lock, so that stopping finds it whole */
+    pthread_mutex_unlock(&c->lock);
+    if (e) {
+        grpc_byte_buffer_destroy(x->request);
+        mem_free(x);
+    }
+    return e;
+}
+
+/* --- life --- */
+
+int rpc_caller_new(const struct rpc_caller_options *o, struct rpc_caller **ret, struct errmsg *e) {
+    struct rpc_caller *c = mem_zalloc(sizeof(*c));
+    sigset_t all, before;
+    int err;
+
+    if (!c)
+        return err_set(e, -ENOMEM, "out of memory");
+    library_init();
+    c->o = *o;
+    c->o.in_flight = o->in_flight > 0 ? o->in_flight : 1024;
+    c->o.targets = o->targets > 0 ? o->targets : 256;
+    c->o.receive_bytes = o->receive_bytes > 0 ? o->receive_bytes : 1 << 20;
+    buf_init(&c->scratch, (size_t)c->o.receive_bytes);
+    list_init(&c->channels);
+    list_init(&c->calls);
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->changed, NULL);
+    c->queue = grpc_completion_queue_create_for_next(NULL);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    err = pthread_create(&c->thread, NULL, caller_main, c);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    c->started = !err;
+    if (err) {
+        rpc_caller_free(c);
+        return err_set(e, -err, "cannot start the thread of the gRPC client: %s", err_text(-err));
+    }
+    *ret = c;
+    return 0;
+}
+
+void rpc_caller_stop(struct rpc_caller *c) {
+    pthread_mutex_lock(&c->lock);
+    c->stopped = true;
+    LIST_FOR (e, &c->calls)
+        grpc_call_cancel(LIST_ENTRY(e, struct calling, link)->core, NULL);
+    while (c->live > 0)
+        pthread_cond_wait(&c->changed, &c->lock);
+    pthread_mutex_unlock(&c->lock);
+}
+
+void rpc_caller_free(struct rpc_caller *c) {
+    if (!c)
+        return;
+    rpc_caller_stop(c);
+    pthread_mutex_lock(&c->lock);
+    c->closing = true;
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+    if (c->started)
+        pthread_join(c->thread, NULL);
+    grpc_completion_queue_shutdown(c->queue);
+    while (grpc_completion_queue_next(c->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type != GRPC_QUEUE_SHUTDOWN)
+        ;
+    while (!list_empty(&c->channels))
+        channel_close(c, LIST_ENTRY(c->channels.next, struct channel, link));
+    grpc_completion_queue_destroy(c->queue);
+    buf_deinit(&c->scratch);
+    pthread_cond_destroy(&c->changed);
+    pthread_mutex_destroy(&c->lock);
+    mem_free(c);
+    library_deinit();
+}
