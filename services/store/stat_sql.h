@@ -13,15 +13,15 @@
  * was deleted, so that one is looked for in all of them until what it left open is counted.
  */
 #define STAT_POS                                                                                                       \
-    "subs AS MATERIALIZED (SELECT s.id, s.name, s.spec->>'topic' AS topic, s.state = 'deleted' AS gone"                \
-    " FROM subscription s WHERE NOT s.settled),"                                                                       \
+    "subs AS MATERIALIZED (SELECT s.id, s.name, s.spec->>'topic' AS topic, s.state = 'deleted' AS gone,"               \
+    " s.spec->'filter'->'headers' AS filter FROM subscription s WHERE NOT s.settled),"                                 \
     " cur AS MATERIALIZED (SELECT DISTINCT ON (t.lane, p.target) t.lane, p.target AS sub, p.seq, p.index"              \
     " FROM top t CROSS JOIN LATERAL (SELECT g.seq AS entry, g.prog[i] AS target, g.prog[i + 1] AS seq,"                \
     " g.prog[i + 2] AS index FROM lane_log g CROSS JOIN LATERAL generate_series(1, cardinality(g.prog), 3) i"          \
     " WHERE g.lane = t.lane AND g.seq > t.seq - 2500 AND g.prog IS NOT NULL OFFSET 0) p"                               \
     " WHERE p.target > 0 AND (t.state <> 'drained' OR EXISTS (SELECT FROM subs WHERE gone))"                           \
     " ORDER BY t.lane, p.target, p.entry DESC),"                                                                       \
-    " pos AS MATERIALIZED (SELECT t.lane, t.seq AS top, s.id AS sub, s.name, s.topic,"                                 \
+    " pos AS MATERIALIZED (SELECT t.lane, t.seq AS top, s.id AS sub, s.name, s.topic, s.filter,"                       \
     " coalesce(c.seq, v.from_seq, 0) AS seq, coalesce(c.index, v.from_index, 0) AS index"                              \
     " FROM top t JOIN subs s ON t.state <> 'drained' OR s.gone"                                                        \
     " LEFT JOIN cur c ON c.lane = t.lane AND c.sub = s.id"                                                             \
@@ -29,7 +29,8 @@
 /* Confirmed messages that subscription p has not passed, at most `cap` of each lane; seq and index as in lane.h. */
 #define STAT_OPEN(cap)                                                                                                 \
     "(SELECT e.at FROM lane_log e CROSS JOIN LATERAL unnest(e.conf) WITH ORDINALITY u(tx, ord) CROSS JOIN LATERAL"     \
-    " (SELECT m.n FROM message m WHERE m.tx = u.tx AND m.topic = p.topic OFFSET 0) m"                                  \
+    " (SELECT m.n FROM message m WHERE m.tx = u.tx AND m.topic = p.topic"                                              \
+    " AND (p.filter IS NULL OR coalesce(m.headers, '{}')::jsonb @> p.filter) OFFSET 0) m"                              \
     " WHERE e.lane = p.lane AND e.seq >= p.seq AND e.seq <= p.top"                                                     \
     " AND (e.seq > p.seq OR (u.ord - 1) * 128 + m.n >= p.index) LIMIT " cap ")"
 /* Entries of the lanes in `t` (lane, from_seq, to_seq) that count something. */

@@ -69,7 +69,7 @@ class Mix:
 
     def act(self, client, dice):
         tx = dice.choice(self.shared) if dice.random() < 0.2 else uuid7()
-        bodies = [message(dice.choice(self.topics), tx) for _ in range(dice.choice((1, 1, 1, 3)))]
+        bodies = [message(dice.choice(self.topics), tx, headers={"colour": dice.choice(("blue", "red"))}) for _ in range(dice.choice((1, 1, 1, 3)))]
         kind = dice.choice(("publish", "confirm", "cancel", "open", "tombstone"))
         if kind == "publish":
             client.publish(bodies, tx=tx)
@@ -119,7 +119,8 @@ def test_counts_what_is_there(world):
     short = {"initial": "20ms", "factor": 1, "max": "20ms", "max_attempts": 2}
     world.apply(topics=topics, producers=["shop"], subscriptions=[
         subscription("good", topics[0], sink), subscription("other", topics[1], sink),
-        subscription("dies", topics[0], broken, retry=short), subscription("parks", topics[1], world.sink(reply=HANG))])
+        subscription("dies", topics[0], broken, retry=short), subscription("parks", topics[1], world.sink(reply=HANG)),
+        subscription("picks", topics[1], world.sink(reply=HANG), filter={"headers": {"colour": "blue"}})])
     with Mix(world, topics) as mix:
         for turn in range(rounds(2)):
             mix.goes_on()
@@ -144,6 +145,9 @@ def test_counts_what_is_there(world):
         assert sum(subs[name].values()) == confirmed_messages(world, topic), (name, subs[name])
     assert subs["dies"]["dead"] == letters(world)["dies"] > 0 and subs["dies"]["delivered"] > 0
     assert subs["good"] == {"delivered": confirmed_messages(world, topics[0]), "dead": 0, "discarded": 0, "in_flight": 0}
+    blue = world.sql("SELECT count(*) FROM message m JOIN decision d USING (tx) WHERE d.verdict = 1 AND m.topic = %s "
+                     "AND m.headers::jsonb->>'colour' = 'blue'", topics[1])[0][0]
+    assert sum(subs["picks"].values()) == subs["picks"]["in_flight"] == blue > 0
     assert subs["parks"]["in_flight"] > 0 and subs["parks"]["delivered"] == 0
     assert subs[""] == dict.fromkeys(COUNTS, 0)
     assert stats(world, "--subscription", "dies")[1] == {"dies": subs["dies"]}
@@ -155,9 +159,9 @@ def test_deleted_subscription_discards_what_it_left(world):
     """Deliveries that were open, in rows to retry and behind its cursor, are discarded, once."""
     before = stats(world)[1]
     keep = {"topics": [{"name": t["name"]} for t in world.ctl.json("export")["topology"]["topics"]], "producers": [{"name": "shop"}]}
-    kept = [s for s in world.ctl.json("export")["topology"]["subscriptions"] if s["name"] not in ("parks", "dies")]
+    kept = [s for s in world.ctl.json("export")["topology"]["subscriptions"] if s["name"] not in ("parks", "dies", "picks")]
     world.ctl.apply({**keep, "subscriptions": kept}, "--prune")
-    gone = {n: before["parks"][n] + before["dies"][n] for n in COUNTS}
+    gone = {n: sum(before[s][n] for s in ("parks", "dies", "picks")) for n in COUNTS}
     total = sum(gone.values())
     assert sum(stats(world)[1][""].values()) == total
     wait_until(lambda: stats(world)[1][""]["in_flight"] == 0, LONG, "what it left is settled")
