@@ -303,8 +303,10 @@ static void stop(struct daemon *d) {
         worker_close(d->workers[i]);
     for (int i = 0; i < d->workers_n; i++)
         worker_join(d->workers[i]);
-    http_server_free(d->http);
+    http_server_free(d->http); /* it answered until now, and asked the workers */
     rpc_probe_free(d->probe);
+    for (int i = 0; i < d->workers_n; i++)
+        worker_free(d->workers[i]);
     rpc_server_free(d->rpc);
     message_service_free(d->messages);
     admin_service_free(d->admin);

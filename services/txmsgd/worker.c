@@ -391,6 +391,9 @@ void worker_close(struct worker *w) {
 
 void worker_join(struct worker *w) {
     loop_join(w->loop);
+}
+
+void worker_free(struct worker *w) {
     loop_free(w->loop);
     mem_free(w);
 }

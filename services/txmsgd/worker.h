@@ -24,4 +24,5 @@ void worker_topology(struct worker *w, struct topology *t); /* @thread any */
 bool worker_ready(const struct worker *w);                  /* @thread any: its lane can commit */
 /* Drains: deliveries under way end, the lane commits what it has and is sealed, the run is retired. Ends the thread. @thread any */
 void worker_close(struct worker *w);
-void worker_join(struct worker *w); /* after worker_close; frees */
+void worker_join(struct worker *w); /* after worker_close */
+void worker_free(struct worker *w); /* after worker_join, when nobody asks worker_ready() any more */
