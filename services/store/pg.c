@@ -434,13 +434,13 @@ bool pg_conn_ready(const struct pg_conn *c) {
 
 int pg_conn_rename(struct pg_conn *c, const char *application_name, bool now) {
     char *n = mem_strdup(application_name);
-    if (!n)
-        return -ENOMEM;
-    mem_free(c->name);
-    c->name = n;
+    if (n) {
+        mem_free(c->name);
+        c->name = n;
+    }
     if (now && c->state != DOWN)
         give_up(c);
-    return 0;
+    return n ? 0 : -ENOMEM;
 }
 
 const char *pg_conn_last_error(const struct pg_conn *c) {
