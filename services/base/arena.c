@@ -4,6 +4,8 @@
  */
 #include "base/arena.h"
 
+#include "base/mem_fault.h"
+
 #define CHUNK_MIN 4096u
 #define CHUNK_MAX 65536u
 
@@ -25,6 +27,7 @@ void arena_deinit(struct arena *a) {
     }
     a->head = NULL;
     a->used = 0;
+    a->full = false;
 }
 
 void arena_reset(struct arena *a) {
@@ -42,6 +45,7 @@ void arena_reset(struct arena *a) {
     }
     a->head = first;
     a->used = 0;
+    a->full = false;
 }
 
 /* `n` is rounded and within the bound. */
@@ -71,11 +75,13 @@ static void *alloc_slow(struct arena *a, size_t n) {
 
 void *arena_alloc(struct arena *a, size_t n) {
     struct arena_chunk *c = a->head;
-    if (n > SIZE_MAX / 2)
+    if (n > SIZE_MAX / 2 || mem_fault_due()) /* also what a chunk has room for: it need not have */
         return NULL;
     n = n ? (n + 15) & ~(size_t)15 : 16;
-    if (n > a->max - a->used)
+    if (n > a->max - a->used) {
+        a->full = true;
         return NULL;
+    }
     if (!c || n > c->cap - c->n)
         return alloc_slow(a, n);
     void *p = c->data + c->n;

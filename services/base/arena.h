@@ -7,6 +7,7 @@ struct arena_chunk;
 struct arena {
     struct arena_chunk *head;
     size_t used, max; /* bytes handed out; the bound given at birth */
+    bool full;        /* the bound has refused something since the last reset; without it a NULL was want of memory */
 };
 void arena_init(struct arena *a, size_t max);
 void arena_deinit(struct arena *a); /* frees all; may be called twice */

@@ -4,6 +4,8 @@
  */
 #include "base/bytes.h"
 
+#include "base/mem_fault.h"
+
 int bytes_cmp(struct bytes a, struct bytes b) {
     size_t n = MIN(a.n, b.n);
     int r = n ? memcmp(a.p, b.p, n) : 0;
@@ -30,6 +32,8 @@ void buf_reset(struct buf *b) {
 static int grow(struct buf *b, size_t more) {
     if (more > b->max || b->n > b->max - more)
         return b->error = -E2BIG;
+    if (mem_fault_due()) /* also with room: a buffer that was used before has some */
+        return b->error = -ENOMEM;
     size_t need = b->n + more + 1;
     if (need <= b->cap)
         return 0;

@@ -4,6 +4,8 @@
  */
 #include "base/mem.h"
 
+#include "base/mem_fault.h"
+
 #include <string.h>
 #include <unistd.h>
 
@@ -13,7 +15,7 @@ static _Thread_local uint64_t made, fail_in;
 static inline bool due(void) {
     made++;
     if (__builtin_expect(fail_in == 0, 1))
-        return false;
+        return mem_fault_due();
     return --fail_in == 0;
 }
 
