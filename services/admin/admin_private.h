@@ -44,12 +44,15 @@ void job_done(struct job *j);  /* @thread worker */
 /* Sets the error; returns so that `job_refuse(...); return;` reads well. */
 void job_refuse(struct job *j, int code, const char *reason, const char *field, const char *why);
 void job_unavailable(struct job *j);
+void job_unknown(struct job *j); /* it was done, the answer could not be built */
 struct pg_conn *job_conn(struct job *j);
 
 /* Refuses on the rpc thread, before a job exists. */
 void call_refuse(struct rpc_call *call, int code, const char *reason, const char *field, const char *why);
+void call_overloaded(struct rpc_call *call); /* out of memory, before a job exists */
 char *admin_id(struct arena *a, const struct uuid *id);
-Google__Protobuf__Timestamp *admin_time(struct arena *a, int64_t us);
+/* 0 is no time: NULL. False when the arena is full. */
+bool admin_time(struct arena *a, int64_t us, Google__Protobuf__Timestamp **ret) MUSTCHECK;
 int64_t admin_time_us(const Google__Protobuf__Timestamp *t);
 int32_t admin_page_size(int32_t asked);
 

@@ -15,13 +15,13 @@ static Txmsg__V1__AuditEntry *entry_of(struct arena *a, const struct view_audit 
     if (!o)
         return NULL;
     txmsg__v1__audit_entry__init(o);
-    o->time = admin_time(a, v->at_us);
     o->actor = copy(a, v->actor);
     o->action = copy(a, v->act);
     o->target = copy(a, v->object);
     o->reason = copy(a, v->reason);
     o->detail = copy(a, v->detail);
-    return o->time && o->actor && o->action && o->target && o->reason && o->detail ? o : NULL;
+    bool ok = o->actor && o->action && o->target && o->reason && o->detail && admin_time(a, v->at_us, &o->time);
+    return ok ? o : NULL;
 }
 
 static void on_list(void *arg, int code, const struct view_audit *v, size_t n) {

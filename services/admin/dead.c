@@ -79,8 +79,9 @@ static Txmsg__V1__DeadLetter *letter_of(struct arena *a, const struct view_dead 
     o->body_size = d->body_size;
     o->last_error = copy(a, bytes_str(d->error));
     o->attempts = d->attempts;
-    o->dead_time = admin_time(a, d->at_us);
-    return o->name && o->subscription && o->transaction_id && o->producer && o->message && o->last_error ? o : NULL;
+    bool ok = o->name && o->subscription && o->transaction_id && o->producer && o->message && o->last_error &&
+              admin_time(a, d->at_us, &o->dead_time);
+    return ok ? o : NULL;
 }
 
 /* "<at_us>/<tx>.<n>.<sub>" of the last row. */

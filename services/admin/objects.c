@@ -25,7 +25,8 @@ static ProtobufCMessage *object_of(struct arena *a, const struct topo_object *o)
         Txmsg__V1__Subscription *s = (Txmsg__V1__Subscription *)m;
         s->state = o->paused ? TXMSG__V1__SUBSCRIPTION_STATE__SUBSCRIPTION_STATE_PAUSED
                              : TXMSG__V1__SUBSCRIPTION_STATE__SUBSCRIPTION_STATE_ACTIVE;
-        s->create_time = admin_time(a, o->created_us);
+        if (!admin_time(a, o->created_us, &s->create_time))
+            return NULL;
     }
     return m;
 }

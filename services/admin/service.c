@@ -12,7 +12,12 @@ static void reply(struct rpc_call *call, void *arg) {
 }
 
 void job_done(struct job *j) {
-    if (!j->response && !j->err.code)
+    if (!j->response && !j->err.code && !rpc_call_arena(j->call)->full)
+        j->err = (struct rpc_error){.code = RPC_RESOURCE_EXHAUSTED,
+                                    .reason = "OVERLOADED",
+                                    .message = "out of memory for the answer",
+                                    .retry_after_ms = 200};
+    else if (!j->response && !j->err.code)
         j->err = (struct rpc_error){.code = RPC_RESOURCE_EXHAUSTED,
                                     .reason = "RESPONSE_TOO_LARGE",
                                     .message = "the answer does not fit into this call's memory; ask for less"};
@@ -41,6 +46,19 @@ void job_unavailable(struct job *j) {
     j->err.retry_after_ms = 200;
 }
 
+void job_unknown(struct job *j) {
+    job_refuse(j, RPC_UNAVAILABLE, "OUTCOME_UNKNOWN", NULL, "it was done, but there was no memory for the answer");
+    j->err.retry_after_ms = 200;
+}
+
+void call_overloaded(struct rpc_call *call) {
+    const struct rpc_error err = {.code = RPC_RESOURCE_EXHAUSTED,
+                                  .reason = "OVERLOADED",
+                                  .message = "out of memory for this call; nothing was changed",
+                                  .retry_after_ms = 500};
+    rpc_fail(call, &err);
+}
+
 void call_refuse(struct rpc_call *call, int code, const char *reason, const char *field, const char *why) {
     struct rpc_error err;
     set_error(rpc_call_arena(call), &err, code, reason, field, why);
@@ -50,7 +68,7 @@ void call_refuse(struct rpc_call *call, int code, const char *reason, const char
 void *job_new(struct rpc_call *call, struct admin_service *s, size_t size, void (*run)(struct job *j)) {
     struct job *j = arena_zalloc(rpc_call_arena(call), size);
     if (!j) {
-        call_refuse(call, RPC_RESOURCE_EXHAUSTED, "OVERLOADED", NULL, "out of memory for this call");
+        call_overloaded(call);
         return NULL;
     }
     list_init(&j->link);
@@ -89,14 +107,15 @@ char *admin_id(struct arena *a, const struct uuid *id) {
     return s;
 }
 
-Google__Protobuf__Timestamp *admin_time(struct arena *a, int64_t us) {
+bool admin_time(struct arena *a, int64_t us, Google__Protobuf__Timestamp **ret) {
     Google__Protobuf__Timestamp *t = us ? arena_alloc(a, sizeof(*t)) : NULL;
+    *ret = t;
     if (!t)
-        return NULL;
+        return us == 0;
     google__protobuf__timestamp__init(t);
     t->seconds = us / 1000000;
     t->nanos = (int32_t)(us % 1000000) * 1000;
-    return t;
+    return true;
 }
 
 int64_t admin_time_us(const Google__Protobuf__Timestamp *t) {

@@ -41,9 +41,8 @@ static bool fill(struct arena *a, Txmsg__V1__GetStatsResponse *resp, const struc
     resp->tombstones = t->tombstones;
     resp->stuck = t->stuck;
     resp->oldest_undecided = age(a, t->oldest_us, t->at_us);
-    resp->time = admin_time(a, t->at_us);
     resp->subscriptions = arena_alloc(a, MAX(t->subs_n, 1u) * sizeof(*resp->subscriptions));
-    if (!resp->subscriptions)
+    if (!resp->subscriptions || !admin_time(a, t->at_us, &resp->time))
         return false;
     for (size_t i = 0; i < t->subs_n; i++) {
         Txmsg__V1__SubscriptionStats *s = sub_of(a, &t->subs[i], t->at_us);

@@ -34,12 +34,13 @@ static Txmsg__V1__StuckTransaction *row_of(struct arena *a, const struct view_tx
     x->state = (Txmsg__V1__TransactionState)t->state;
     x->producer = copy(a, t->producer);
     x->business_key = copy(a, t->business_key);
-    x->prepare_time = admin_time(a, t->prepare_us);
     x->checks = c;
     c->count = t->checks;
     c->unknowns = t->unknowns;
     c->last_error = copy(a, t->check_error);
-    return x->transaction_id && x->producer && x->business_key && c->last_error ? o : NULL;
+    bool ok = x->transaction_id && x->producer && x->business_key && c->last_error &&
+              admin_time(a, t->prepare_us, &x->prepare_time);
+    return ok ? o : NULL;
 }
 
 static void on_list(void *arg, int code, const struct view_tx *t, size_t n) {
@@ -125,6 +126,7 @@ static void refuse_outcome(struct stuck *j) {
         job_refuse(&j->job, RPC_NOT_FOUND, "TRANSACTION_NOT_FOUND", NULL, "no such transaction");
     } else if (op->outcome == OP_OUTCOME_UNKNOWN) {
         job_refuse(&j->job, RPC_UNAVAILABLE, "OUTCOME_UNKNOWN", NULL, "the commit's answer was lost: repeat this call");
+        j->job.err.retry_after_ms = 200;
     } else {
         job_unavailable(&j->job);
     }
@@ -143,12 +145,15 @@ static void on_decided(struct lane_op *op) {
         s->transaction_id = admin_id(a, &op->id);
         s->state = (Txmsg__V1__TransactionState)op->state;
         s->origin = (Txmsg__V1__DecisionOrigin)op->decided_by;
-        s->prepare_time = admin_time(a, op->prepare_us);
-        s->decision_time = admin_time(a, op->decision_us);
+        bool ok = s->transaction_id && admin_time(a, op->prepare_us, &s->prepare_time) &&
+                  admin_time(a, op->decision_us, &s->decision_time);
         resp->status = s;
-        j->job.response = s->transaction_id ? &resp->base : NULL;
-        audit(j);
+        j->job.response = ok ? &resp->base : NULL;
     }
+    if (op->outcome == OP_OK)
+        audit(j);
+    if (op->outcome == OP_OK && !j->job.response)
+        job_unknown(&j->job);
     job_done(&j->job);
 }
 

@@ -118,16 +118,15 @@ int64_t codec_timestamp_us(const Google__Protobuf__Timestamp *t) {
     return t ? t->seconds * 1000000 + t->nanos / 1000 : 0;
 }
 
-Google__Protobuf__Timestamp *codec_timestamp(struct arena *a, int64_t us) {
-    if (us == 0)
-        return NULL;
-    Google__Protobuf__Timestamp *t = arena_alloc(a, sizeof(*t));
+bool codec_timestamp(struct arena *a, int64_t us, Google__Protobuf__Timestamp **ret) {
+    Google__Protobuf__Timestamp *t = us ? arena_alloc(a, sizeof(*t)) : NULL;
+    *ret = t;
     if (!t)
-        return NULL;
+        return us == 0;
     google__protobuf__timestamp__init(t);
     t->seconds = us / 1000000;
     t->nanos = (int32_t)(us % 1000000) * 1000;
-    return t;
+    return true;
 }
 
 static char *id_text(struct arena *a, const struct uuid *id) {
@@ -146,9 +145,9 @@ Txmsg__V1__TransactionStatus *codec_status(struct arena *a, const struct uuid *i
     s->transaction_id = id_text(a, id);
     s->state = (Txmsg__V1__TransactionState)state;
     s->origin = (Txmsg__V1__DecisionOrigin)origin;
-    s->prepare_time = codec_timestamp(a, prepare_us);
-    s->decision_time = codec_timestamp(a, decision_us);
-    return s->transaction_id ? s : NULL;
+    bool ok = s->transaction_id && codec_timestamp(a, prepare_us, &s->prepare_time) &&
+              codec_timestamp(a, decision_us, &s->decision_time);
+    return ok ? s : NULL;
 }
 
 /* --- views --- */
@@ -221,8 +220,7 @@ static int put_deliveries(struct arena *a, const struct view_tx *t, const struct
         o->state = (Txmsg__V1__DeliveryState)d->state;
         o->attempts = d->attempts;
         o->last_error = copy(a, d->last_error);
-        o->next_attempt_time = codec_timestamp(a, d->next_attempt_us);
-        if (!o->subscription || !o->last_error)
+        if (!o->subscription || !o->last_error || !codec_timestamp(a, d->next_attempt_us, &o->next_attempt_time))
             return -ENOMEM;
         out->deliveries[out->n_deliveries++] = o;
     }
@@ -254,9 +252,8 @@ static Txmsg__V1__CheckSummary *check_summary(struct arena *a, const struct view
     txmsg__v1__check_summary__init(c);
     c->count = t->checks;
     c->unknowns = t->unknowns;
-    c->next_check_time = codec_timestamp(a, t->next_check_us);
     c->last_error = copy(a, t->check_error);
-    return c->last_error ? c : NULL;
+    return c->last_error && codec_timestamp(a, t->next_check_us, &c->next_check_time) ? c : NULL;
 }
 
 Txmsg__V1__Transaction *codec_transaction(struct arena *a, const struct view_tx *t) {
@@ -268,14 +265,14 @@ Txmsg__V1__Transaction *codec_transaction(struct arena *a, const struct view_tx 
     o->state = (Txmsg__V1__TransactionState)t->state;
     o->producer = copy(a, t->producer);
     o->business_key = copy(a, t->business_key);
-    o->prepare_time = codec_timestamp(a, t->prepare_us);
     o->decision = (Txmsg__V1__Decision)t->decision;
     o->origin = (Txmsg__V1__DecisionOrigin)t->origin;
-    o->decision_time = codec_timestamp(a, t->decision_us);
     o->actor = copy(a, t->actor);
     o->reason = copy(a, t->reason);
     bool asked = t->checks || t->next_check_us || t->state == TX_STUCK;
     o->checks = asked ? check_summary(a, t) : NULL;
     bool ok = o->transaction_id && o->producer && o->business_key && o->actor && o->reason && (o->checks || !asked);
+    ok = ok && codec_timestamp(a, t->prepare_us, &o->prepare_time) &&
+         codec_timestamp(a, t->decision_us, &o->decision_time);
     return ok && put_messages(a, t, o) == 0 ? o : NULL;
 }

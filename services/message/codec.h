@@ -28,8 +28,8 @@ int codec_content(const struct limits *l, const struct topology *t, const struct
     MUSTCHECK;
 
 int64_t codec_timestamp_us(const Google__Protobuf__Timestamp *t); /* NULL = 0 */
-/* NULL for 0. */
-Google__Protobuf__Timestamp *codec_timestamp(struct arena *a, int64_t us);
+/* 0 is no time: NULL. False when the arena is full. */
+bool codec_timestamp(struct arena *a, int64_t us, Google__Protobuf__Timestamp **ret) MUSTCHECK;
 /* NULL when the arena is full. */
 Txmsg__V1__TransactionStatus *codec_status(struct arena *a, const struct uuid *id, enum tx_state state,
                                            enum tx_origin origin, int64_t prepare_us, int64_t decision_us);

@@ -31,7 +31,12 @@ static void reply(struct rpc_call *call, void *arg) {
 }
 
 static void finish(struct query *q) {
-    if (!q->response && !q->err.code)
+    if (!q->response && !q->err.code && !rpc_call_arena(q->call)->full)
+        q->err = (struct rpc_error){.code = RPC_RESOURCE_EXHAUSTED,
+                                    .reason = "OVERLOADED",
+                                    .message = "out of memory for the answer",
+                                    .retry_after_ms = 200};
+    else if (!q->response && !q->err.code)
         q->err = (struct rpc_error){.code = RPC_RESOURCE_EXHAUSTED,
                                     .reason = "RESPONSE_TOO_LARGE",
                                     .message = "the answer does not fit into this call's memory; ask for less"};

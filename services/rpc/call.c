@@ -161,10 +161,17 @@ static int decode(struct rpc_call *c) {
     budget_unpacked(c);
     if (c->request)
         return 0;
+    bool full = c->arena.full;
     arena_reset(&c->arena); /* room for the error itself */
-    rpc_fail(c, &(struct rpc_error){.code = RPC_RESOURCE_EXHAUSTED,
-                                    .reason = "REQUEST_TOO_LARGE",
-                                    .message = "the request takes more memory than one call may use"});
+    if (full)
+        rpc_fail(c, &(struct rpc_error){.code = RPC_RESOURCE_EXHAUSTED,
+                                        .reason = "REQUEST_TOO_LARGE",
+                                        .message = "the request takes more memory than one call may use"});
+    else
+        rpc_fail(c, &(struct rpc_error){.code = RPC_RESOURCE_EXHAUSTED,
+                                        .reason = "OVERLOADED",
+                                        .message = "out of memory for this call; nothing was stored",
+                                        .retry_after_ms = 200});
     return 1;
 }
 
