@@ -132,6 +132,8 @@ static void on_applied(void *arg, int code, const char *why, const struct topo_c
             resp->changes = list;
             resp->epoch = epoch;
             j->job.response = &resp->base;
+        } else if (!j->validate_only) {
+            job_unknown(&j->job);
         }
         if (!j->validate_only && j->job.service->applied)
             j->job.service->applied(j->job.service->arg);
@@ -150,18 +152,35 @@ static void start_apply(struct apply *j) {
 
 /* --- secrets --- */
 
-/* Puts the stored text wherever the new object has the mask that an export shows for it. */
-static void unmask(json_t *new, const json_t *stored, const json_t *shown) {
+/* Puts the stored text wherever the new object has the mask that an export shows for it. 0, -1 = out of memory. */
+static int unmask(json_t *new, const json_t *stored, const json_t *shown) {
     const char *key;
     json_t *value;
     void *next;
+    int r = 0;
     json_object_foreach_safe (new, next, key, value) {
         json_t *was = json_object_get(stored, key), *mask_of = json_object_get(shown, key);
         if (json_is_object(value) && json_is_object(was))
-            unmask(value, was, mask_of);
+            r |= unmask(value, was, mask_of);
         else if (json_is_string(value) && was && mask_of && !json_equal(was, mask_of) && json_equal(value, mask_of))
-            json_object_set(new, key, was);
+            r |= json_object_set(new, key, was);
     }
+    return r;
+}
+
+/* 0, -ENOMEM: a mask must not be stored in place of a secret. */
+static int unmask_object(struct topo_object *o, const struct topo_object *stored, struct arena *a) {
+    CLEANUP_JSON json_t *new = json_parse(bytes_str(o->spec), NULL), *was = json_parse(bytes_str(stored->spec), NULL),
+                        *shown = was ? topo_redact(was) : NULL;
+    struct buf text CLEANUP_BUF;
+    buf_init(&text, SPEC_BYTES_MAX);
+    if (!new || !shown || unmask(new, was, shown) < 0 || json_write(&text, new) < 0)
+        return -ENOMEM;
+    const char *spec = arena_strndup(a, text.p, text.n);
+    if (!spec)
+        return -ENOMEM;
+    o->spec = spec;
+    return 0;
 }
 
 static void on_current(void *arg, int code, const struct topo_object *stored, size_t n, int64_t epoch) {
@@ -173,26 +192,20 @@ static void on_current(void *arg, int code, const struct topo_object *stored, si
         job_done(&j->job);
         return;
     }
+    int r = 0;
     for (size_t i = 0; i < j->objects_n; i++) {
         struct topo_object *o = &j->objects[i];
-        for (size_t k = 0; strstr(o->spec, "***") && k < n; k++) {
+        for (size_t k = 0; r == 0 && strstr(o->spec, "***") && k < n; k++) {
             if (stored[k].kind != o->kind || strcmp(stored[k].name, o->name))
                 continue;
-            CLEANUP_JSON json_t *new = json_parse(bytes_str(o->spec), NULL),
-                                *was = json_parse(bytes_str(stored[k].spec), NULL);
-            struct buf text CLEANUP_BUF;
-            buf_init(&text, SPEC_BYTES_MAX);
-            CLEANUP_JSON json_t *shown = was ? topo_redact(was) : NULL;
-            if (!new || !shown)
-                continue;
-            unmask(new, was, shown);
-            const char *spec = json_write(&text, new) == 0 ? arena_strndup(a, text.p, text.n) : NULL;
-            if (spec)
-                o->spec = spec;
+            r = unmask_object(o, &stored[k], a);
             break;
         }
     }
-    start_apply(j);
+    if (r == 0)
+        start_apply(j);
+    else
+        job_done(&j->job);
 }
 
 static void run_apply(struct job *job) {
@@ -228,6 +241,10 @@ void admin_apply(struct rpc_call *call, void *service) {
         r = object_of(a, TOPO_SUBSCRIPTION, t->subscriptions[i]->name, &t->subscriptions[i]->base, &o[k]);
         o[k++].from_beginning = t->subscriptions[i]->start_from == TXMSG__V1__START_FROM__START_FROM_BEGINNING;
     }
+    if (r == -ENOMEM && !a->full) {
+        call_overloaded(call);
+        return;
+    }
     if (r < 0) {
         call_refuse(call, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "topology", "is too large");
         return;
@@ -256,7 +273,8 @@ ProtobufCMessage *admin_object(struct arena *a, const struct topo_object *o) {
     ProtobufCMessage *m = NULL;
     if (!j)
         return NULL;
-    json_object_set_new(j, "name", json_string(o->name));
+    if (json_object_set_new(j, "name", json_string(o->name)) < 0)
+        return NULL;
     return jsonpb_parse(descriptor_of(o->kind), j, a, &m, NULL) == 0 ? m : NULL;
 }
 

@@ -109,16 +109,20 @@ static bool one_of(const char *key, const char *const *names) {
     return *names != NULL;
 }
 
-/* "scheme://user:password@host" -> the same with *** for the password; NULL when there is none or no memory. */
-static json_t *hide_password(const char *url) {
+/* "scheme://user:password@host" -> the same with *** for the password; NULL when there is none. 0, -1 = out of memory. */
+static int hide_password(const char *url, json_t **ret) {
     const char *host = strstr(url, "://");
+    *ret = NULL;
     if (!host)
-        return NULL;
+        return 0;
     host += 3;
     size_t authority = strcspn(host, "/?#");
     const char *at = memrchr(host, '@', authority);
     const char *colon = at ? memchr(host, ':', (size_t)(at - host)) : NULL;
-    return colon ? json_sprintf("%.*s:***%s", (int)(colon - url), url, at) : NULL;
+    if (!colon)
+        return 0;
+    *ret = json_sprintf("%.*s:***%s", (int)(colon - url), url, at);
+    return *ret ? 0 : -1;
 }
 
 static int redact(json_t *j, bool all) {
@@ -131,19 +135,23 @@ static int redact(json_t *j, bool all) {
     int r = 0;
     json_object_foreach_safe (j, next, key, v) {
         if (json_is_string(v)) {
-            json_t *hidden = all || one_of(key, secrets) ? json_string("***") : hide_password(json_string_value(v));
+            json_t *hidden = NULL;
+            if (all || one_of(key, secrets))
+                r |= json_object_set_new(j, key, json_string("***"));
+            else
+                r |= hide_password(json_string_value(v), &hidden);
             if (hidden)
                 r |= json_object_set_new(j, key, hidden);
-            else if (all || one_of(key, secrets))
-                r = -1;
         } else {
             r |= redact(v, all || one_of(key, maps));
         }
     }
     for (size_t i = 0; i < json_array_size(j); i++) {
         v = json_array_get(j, i);
-        json_t *hidden = json_is_string(v) ? hide_password(json_string_value(v)) : NULL;
-        r |= hidden ? json_array_set_new(j, i, hidden) : redact(v, all);
+        json_t *hidden = NULL;
+        r |= json_is_string(v) ? hide_password(json_string_value(v), &hidden) : redact(v, all);
+        if (hidden)
+            r |= json_array_set_new(j, i, hidden);
     }
     return r;
 }
