@@ -144,6 +144,20 @@ def test_other_replica_takes_over(world, endpoint, place):
         world.txmsgd.start()
 
 
+def test_lane_of_the_dead_is_drained(world, endpoint, place):
+    """A worker adopts a bounded number of lanes, so those of the dead must not be held for long: not for delay classes
+    that they do not have."""
+    topic, sink = place
+    world.txmsgd.restart()
+    [(lane,)] = world.sql("SELECT lane FROM lane WHERE state = 'open'")
+    tx = world.client.prepare([message(topic)], tx=uuid7(), check_after=1).transaction_id
+    world.client.publish([message(topic)], tx=uuid7())
+    endpoint.decide(tx, "COMMITTED")
+    world.txmsgd.restart(kill=True)
+    sink.wait_for(tx)
+    wait_until(lambda: world.sql("SELECT state FROM lane WHERE lane = %s", lane)[0][0] == "drained", 40, "the lane is drained")
+
+
 def test_frozen_replica_wakes_up_harmless(world, place):
     """A daemon is frozen, loses its lane, and wakes up: it notices, takes a new lane, and serves on. Nothing is lost,
     nothing of its old answers changes."""
