@@ -10,6 +10,7 @@
 #include <grpc/grpc.h>
 #include <grpc/support/log.h>
 #include <pthread.h>
+#include <stdlib.h>
 
 /* Core calls "error" what a peer can cause, so nothing of it is an error of ours. */
 static void write_log(gpr_log_func_args *args) {
@@ -42,7 +43,16 @@ static void ignore_deadlock_cycles(void) {
     }
 }
 
+/*
+ * Names are looked up by the system, as everywhere else in the daemon. Debian's c-ares, which core takes by default, keeps
+ * some bytes of each lookup for ever. Core reads this once, before there are threads; who sets it otherwise is obeyed.
+ */
+static void resolve_by_system(void) {
+    setenv("GRPC_DNS_RESOLVER", "native", 0);
+}
+
 static void set_up(void) {
+    resolve_by_system();
     gpr_set_log_function(write_log);
     gpr_set_log_verbosity(log_level_now >= LOG_LEVEL_DEBUG ? GPR_LOG_SEVERITY_DEBUG : GPR_LOG_SEVERITY_ERROR);
     ignore_deadlock_cycles();
