@@ -153,7 +153,7 @@ void rpc_wake(struct rpc_server *s); /* @thread any, until rpc_server_free() */
 /*
  * It ends by rpc_stream_end() (OK), rpc_stream_fail(), the client's half-close (OK) or the drain of the server (UNAVAILABLE SHUTTING_DOWN);
  * the first of them counts. From then on nothing is received, but it can send until the last hold is released. A client that takes nothing
- * within deadline_max_ms, or goes away, closes it at once; the object stays until the last release.
+ * within reply_ms, or goes away, closes it at once; the object stays until the last release.
  */
 void *rpc_stream_user(const struct rpc_stream *s);
 void *rpc_stream_data(const struct rpc_stream *s); /* the method's; NULL at first */

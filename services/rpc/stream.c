@@ -14,7 +14,7 @@
  * that ends, reads on and frees; so no callback ever finds its stream freed under it.
  *
  * Core keeps little for a stream that is not read (one message and a flow control window) and for one whose client does
- * not read (64 KiB and one message). Who does not take a message within the cap of deadlines is cut off.
+ * not read (64 KiB and one message). Who does not take a message within reply_ms is cut off.
  */
 #include "rpc/stream.h"
 
@@ -368,7 +368,7 @@ void streams_news(struct rpc_thread *t) {
 }
 
 void streams_sweep(struct rpc_thread *t, uint64_t now_ns) {
-    uint64_t longest = (uint64_t)t->server->options.deadline_max_ms * NS_PER_MS;
+    uint64_t longest = (uint64_t)t->server->options.reply_ms * NS_PER_MS;
 
     if (now_ns < t->sweep_ns)
         return;

@@ -281,7 +281,7 @@ class TestEnds:
     def test_reader_that_stalls(self, world, topic):
         """It floods beyond its credit and takes no answer: it is read no further, others go on at once, memory stays,
         and in the end it is cut off."""
-        daemon = world.daemon(world.unique("stalled"), {"grpc.deadline_max": "5s", "pipeline.credit": 1000}).start()
+        daemon = world.daemon(world.unique("stalled"), {"grpc.reply_timeout": "5s", "pipeline.credit": 1000}).start()
         frame = service_pb2.PipelineRequest(operations=[
             service_pb2.TaggedOperation(tag=i, operation=service_pb2.Operation(confirm=confirm("words")))
             for i in range(1, 1001)])
