@@ -9,6 +9,7 @@ SLACK = 0.01     # seconds between two readings of the clock
 BEFORE = 5.0     # a fault explains what was under way when it came: so much before a repeated message was first accepted
 PROMPT = 20.0    # seconds from an OK to a healthy consumer while nothing is broken but others
 UNRECORDED = 1000 + 4096 # deliveries of one lane and subscription that a takeover may repeat: hard stop and window
+SINK_LATE = 1.0  # seconds until the peers know that it is calm
 REFUSED = "status " # how an attempt's error begins when the consumer refused it; in all others it may have the message
 
 
@@ -20,7 +21,7 @@ def check(e):
         for op in ops:
             by_message[op.a["m"]].append(op)
         yield from check_arrivals(e, name, ops)
-        yield from check_arrived(e, name, by_message)
+        yield from check_arrived(e, name, by_message, faults)
         yield from check_repeats(e, name, by_message, seals, faults)
     yield from check_dead(e)
     yield from check_prompt(e)
@@ -55,21 +56,24 @@ def check_arrivals(e, name, ops):
             yield 6, f"{name} got attempt {attempt} of {op.a['m']}, and attempt {attempt - 1} is not recorded"
 
 
-def check_arrived(e, name, by_message):
-    """Delivered, or dead: one of them."""
+def check_arrived(e, name, by_message, faults):
+    """Delivered, or dead: one of them. Both only when a fault hid that it was accepted, and it was refused later."""
     for m in e.expected[name]:
         tx, n = split(m)
         has = any(accepted(op) for op in by_message.get(m, ()))
         dead = e.dead.get((name, tx, n))
         if not has and not dead:
             yield 5, f"{name} never got {m}, confirmed by {e.decisions[tx]}"
-        elif dead and any(op.how == "ok" for op in by_message[m]) and not uncertain(e, name, tx, n):
+        elif dead and not accepted_unseen(e, name, tx, n, by_message.get(m, ()), faults):
             yield 5, f"{name} accepted {m}, which is a dead letter: {dead}"
 
 
-def uncertain(e, name, tx, n):
-    """Some attempt ended without an answer."""
-    return any(unanswered(e, name, tx, n, attempt) for attempt in range(1, content.MAX_ATTEMPTS[name] + 1))
+def accepted_unseen(e, name, tx, n, ops, faults):
+    taken = [op.start for op in ops if op.how == "ok"]
+    if not taken or any(unanswered(e, name, tx, n, attempt) for attempt in range(1, content.MAX_ATTEMPTS.get(name, 50) + 1)):
+        return True
+    later = [op.start for op in ops if op.start > max(taken)]
+    return bool(later) and faults.between(max(taken) - BEFORE, later[0])
 
 
 def unanswered(e, name, tx, n, attempt):
@@ -150,5 +154,5 @@ def check_prompt(e):
                 if late > PROMPT * e.run["slow"]:
                     yield 10, f"{name} got {op.a['tx']}.{n} {late:.1f} s after its OK, with nothing broken but others"
     for op in e.consumed["void"]:
-        if op.start < opened and op.how != "fail":
+        if calm + SINK_LATE < op.start < opened and op.how != "fail":
             yield 10, f"the dead consumer answered: {op}"

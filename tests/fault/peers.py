@@ -2,8 +2,9 @@
 
     python -m fault.peers CONFIG     CONFIG is a JSON file: seed, directory, port, rabbit
 
-They misbehave, by the seed, until a line `calm` comes on standard input; `void` and the endpoint of `ghost` answer nothing until
-`open`. `finish` ends the process."""
+They misbehave, by the seed, until a line `calm` comes on standard input; the endpoint of `ghost` answers nothing until `open`,
+and `void` neither, but for breaks in which it does, unless CONFIG forbids them by `dead_sink`: until `calm`. `finish` ends the
+process."""
 
 import asyncio
 import collections
@@ -15,6 +16,7 @@ import random
 import signal
 import sys
 import threading
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -25,6 +27,7 @@ from fault.history import Recorder
 
 HANG = 6     # seconds: longer than any timeout of the other side
 TICK = 0.05  # seconds between two looks at the own lateness
+BREAK = 30   # seconds that `void` is dead, and then alive
 STALL = 0.15 # seconds of lateness that are worth a note
 REASONS = {200: "OK", 404: "Not Found", 410: "Gone", 500: "Internal Server Error"}
 
@@ -38,6 +41,7 @@ class Peers:
         self.consumers = {name: Recorder(config["directory"], name) for name in content.HTTP}
         self.rng = random.Random(f"{config['seed']} peers")
         self.asked = collections.Counter()
+        self.begin = time.monotonic()
 
     async def watch_itself(self):
         """Notes when this process was late itself: what it recorded then may have arrived long before."""
@@ -89,6 +93,13 @@ class Peers:
 
     # --- consumers ---
 
+    def void_is_dead(self):
+        """A worker adopts a bounded number of lanes and keeps each until every subscription has passed it, so a consumer that
+        is dead for long takes their places when many workers die."""
+        if self.open.is_set():
+            return False
+        return self.config["dead_sink"] or self.calm.is_set() or int(time.monotonic() - self.begin) // BREAK % 2 == 0
+
     async def deliver(self, path, headers, body):
         name = path.removeprefix("/sink/")
         tx, n = headers["webhook-id"][:36], int(headers["webhook-id"][37:])
@@ -96,7 +107,7 @@ class Peers:
         op = history.invoke("deliver", m=f"{tx}.{n}", attempt=int(headers["txmsg-attempt"]),
                             sha=content.digest(body, headers.get("x-variant")))
         how = "ok"
-        if name == "void" and not self.open.is_set():
+        if name == "void" and self.void_is_dead():
             how = "hang"
         elif name == "strict" and content.refused_for_good(tx, n):
             how = "gone"

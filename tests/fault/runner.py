@@ -168,7 +168,7 @@ class Run:
         self._queues(rabbit.url())
         port = stable_port()
         self.peers = Child("peers", "fault.peers", {"seed": self.o.seed, "directory": str(self.directory), "port": port,
-                                                    "rabbit": rabbit.url()}, self.directory)
+                                                    "rabbit": rabbit.url(), "dead_sink": self.o.dead_sink}, self.directory)
         self.closing.callback(self.peers.close)
         self.children.append(self.peers)
         if self.peers.line() != "listening":
@@ -325,6 +325,7 @@ def parse_arguments(arguments=None):
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="option of txmsgd")
     parser.add_argument("--without", action="append", default=[], metavar="FAULT",
                         help="leave out kill, backends, crash, freeze, terminate, full or rabbit")
+    parser.add_argument("--dead-sink", action="store_true", help="one consumer is dead all the time, not every other 30 s")
     parser.add_argument("--slow", type=float, default=1, help="factor on the time to come to rest, for sanitizers (1)")
     parser.add_argument("--keep", action="store_true", help="keep the histories of a run that passed, too")
     parser.add_argument("--check", type=pathlib.Path, metavar="DIR", help="only check the histories in DIR, once more")
