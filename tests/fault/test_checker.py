@@ -180,6 +180,11 @@ def test_unexpected_answer(case, objects):
     objects(1, "nobody expects")
 
 
+def test_cancelled_by_nobody(case, objects):
+    case.call(25, "confirm", case.confirmed, "info", code="CANCELLED")[0]["at"] = 0
+    objects(1, "nobody expects")
+
+
 def test_daemon_that_dies(case, objects):
     case.log = "assertion failed: x (a.c:1, f)\n"
     objects(1, "assertion failed")
