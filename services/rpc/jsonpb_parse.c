@@ -126,9 +126,9 @@ static int parse_text(struct parser *p, const struct place *at, const json_t *j,
 static int parse_bytes(struct parser *p, const struct place *at, const json_t *j, ProtobufCBinaryData *ret) {
     CLEANUP_BUF struct buf out;
 
+    buf_init(&out, BYTES_MAX); /* before any return */
     if (!json_is_string(j))
         return wrong(p, at, "expects base64 text");
-    buf_init(&out, BYTES_MAX);
     if (base64_get(&out, bytes_of(json_string_value(j), json_string_length(j))))
         return wrong(p, at, "expects base64 text");
     if (out.n == 0)
