@@ -126,7 +126,7 @@ const char *ctl_time(struct ctl *c, const void *timestamp) {
     char text[32];
     if (!t)
         return "-";
-    clock_format(t->seconds * 1000000 + t->nanos / 1000, text);
+    clock_format(clock_us(t->seconds, t->nanos), text);
     text[10] = ' ';
     return mem_must(arena_strndup(&c->arena, text, 23));
 }

@@ -1,6 +1,8 @@
 /* The way of an admin call between threads, and the table of methods. */
 #include "admin/admin_private.h"
 
+#include "base/clock.h"
+
 enum { JOBS_MAX = 64, PAGE_DEFAULT = 50, PAGE_MAX = 1000 };
 
 static void reply(struct rpc_call *call, void *arg) {
@@ -119,7 +121,7 @@ bool admin_time(struct arena *a, int64_t us, Google__Protobuf__Timestamp **ret) 
 }
 
 int64_t admin_time_us(const Google__Protobuf__Timestamp *t) {
-    return t ? t->seconds * 1000000 + t->nanos / 1000 : 0;
+    return t ? clock_us(t->seconds, t->nanos) : 0;
 }
 
 int32_t admin_page_size(int32_t asked) {

@@ -34,6 +34,10 @@ static void put_digits(char *out, int width, int64_t v) {
         out[i] = (char)('0' + v % 10);
 }
 
+int64_t clock_us(int64_t seconds, int32_t nanos) {
+    return MIN(MAX(seconds, FIRST_S), LAST_S) * US_PER_S + nanos / 1000;
+}
+
 void clock_format(int64_t real_us, char out[32]) {
     int64_t s = real_us / US_PER_S, us = real_us % US_PER_S;
     if (us < 0) {

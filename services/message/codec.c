@@ -1,6 +1,8 @@
 /* See codec.h. Requests were checked on the wire before (UTF-8, NUL, enum ranges); here the meaning is checked. */
 #include "message/codec.h"
 
+#include "base/clock.h"
+
 int codec_refuse(struct arena *a, struct rpc_error *err, int code, const char *reason, const char *field,
                  const char *why) {
     *err = (struct rpc_error){.code = code, .reason = reason, .field = field, .field_description = field ? why : NULL};
@@ -115,7 +117,7 @@ int codec_content(const struct limits *l, const struct topology *t, const struct
 }
 
 int64_t codec_timestamp_us(const Google__Protobuf__Timestamp *t) {
-    return t ? t->seconds * 1000000 + t->nanos / 1000 : 0;
+    return t ? clock_us(t->seconds, t->nanos) : 0;
 }
 
 bool codec_timestamp(struct arena *a, int64_t us, Google__Protobuf__Timestamp **ret) {

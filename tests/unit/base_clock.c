@@ -80,6 +80,13 @@ static void test_round_trip(void **state) {
     }
 }
 
+static void test_foreign(void **state) {
+    assert_true(clock_us(1, 999999999) == 1999999);
+    assert_true(clock_us(-1, 1000) == -999999);
+    assert_true(clock_us(INT64_MAX, INT32_MAX) == 253402300799000000 + 2147483);
+    assert_true(clock_us(INT64_MIN, INT32_MIN) == -62167219200000000 - 2147483);
+}
+
 static void test_now(void **state) {
     uint64_t a = clock_mono_ns(), b = clock_boot_ns();
     assert_true(clock_mono_ns() >= a);
@@ -89,8 +96,8 @@ static void test_now(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_format),     cmocka_unit_test(test_parse), cmocka_unit_test(test_parse_refuses),
-        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_now),
+        cmocka_unit_test(test_format),     cmocka_unit_test(test_parse),   cmocka_unit_test(test_parse_refuses),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_foreign), cmocka_unit_test(test_now),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
