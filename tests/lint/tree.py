@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
+CORPUS = ("tests", "fuzz", "corpus") # bytes, whatever they look like
 IGNORED = {".git", ".venv", "__pycache__", ".pytest_cache"}
 
 
@@ -24,7 +25,8 @@ def files(*suffixes):
     if names is None:
         names = [p.relative_to(TOP) for p in TOP.rglob("*") if not IGNORED & set(p.relative_to(TOP).parts)
                  and not p.relative_to(TOP).parts[0].startswith("build")]
-    return sorted(n for n in set(names) if (TOP / n).is_file() and (not suffixes or n.suffix in suffixes))
+    return sorted(n for n in set(names) if (TOP / n).is_file() and n.parts[:3] != CORPUS
+                  and (not suffixes or n.suffix in suffixes))
 
 
 def text(name):
