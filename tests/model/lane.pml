@@ -125,8 +125,10 @@ inline SEND(k, s, o, x, pr, sn) {
     }
 }
 inline HEARD() {
-    CLEAR(conn[me] - 1);
-    conn[me] = 0
+    d_step {
+        CLEAR(conn[me] - 1);
+        conn[me] = 0
+    }
 }
 /*
  * Ends the other connections of the lane by their name; those that commit just now still may. Who resolves an unknown
@@ -374,7 +376,7 @@ lane_fenced:
     :: atomic { op <= OPS && id[op] == 0 ->
 open_lane:
         if
-        :: !decided[op] -> decided[op] = 1; delivered[op] = 1
+        :: !decided[op] -> decided[op] = 1; delivered[op] = 1; listed[op] = 1
         :: else
         fi;
         ok[op] = 1; op++ }
@@ -542,7 +544,8 @@ end:
     :: atomic { losses > 0 && conn[2] != 0 -> losses--; LOSE(2) }
     :: atomic { crashes > 0 && !dead[0] && !done[0] -> crashes--; dead[0] = 1; LOSE(0) }
     :: atomic { crashes > 0 && !dead[1] && !done[1] -> crashes--; dead[1] = 1; LOSE(1) }
-    :: atomic { rival && id[1] == 0 && !decided[1] -> rival = 0; decided[1] = 1; delivered[1] = 1 }
+    :: atomic { rival && id[1] == 0 && !decided[1] -> rival = 0; decided[1] = 1; delivered[1] = 1;
+        listed[1] = 1 }
     od
 }
 
