@@ -64,8 +64,10 @@ static void on_message(struct rpc_stream *s, const ProtobufCMessage *m) {
     const Request *q = (const Request *)m;
 
     assert_ptr_equal(rpc_stream_data(s), &server);
-    if (seen.echo && rpc_stream_may_send(s))
+    if (seen.echo) {
         send_credit(s, (uint32_t)q->n_operations + 100);
+        rpc_stream_pause(s, true); /* the client may have it before core says that it is sent */
+    }
     if (seen.pause)
         rpc_stream_pause(s, true);
     if (seen.refuse)
@@ -75,6 +77,11 @@ static void on_message(struct rpc_stream *s, const ProtobufCMessage *m) {
                                                .field = "operations",
                                                .field_description = "come too early"});
     note(&seen.messages);
+}
+
+static void on_sendable(struct rpc_stream *s) {
+    if (seen.echo)
+        rpc_stream_pause(s, false);
 }
 
 static void on_signalled(struct rpc_stream *s) {
@@ -101,6 +108,7 @@ static int setup(void **state) {
                                         .user = &seen,
                                         .opened = on_opened,
                                         .message = on_message,
+                                        .sendable = on_sendable,
                                         .signalled = on_signalled,
                                         .closed = on_closed};
     struct rpc_server_options o = {.listen = "127.0.0.1:0", .threads = 2, .slots = 2, .streams = &m, .streams_n = 1};
