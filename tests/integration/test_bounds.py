@@ -106,7 +106,9 @@ def test_messages_that_never_end(world, client, topic):
         try:
             client.publish([message(topic)], tx=uuid7())
         except grpc.RpcError as error:
-            assert error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE), error
+            # Late as well: core reads all of a connection before it hands out what others have sent.
+            assert error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE,
+                                    grpc.StatusCode.DEADLINE_EXCEEDED), error
         assert memory(pid)[0] - before < ROOM
     wait_until(lambda: publishes(client, topic), 20, "others are served")
 

@@ -107,8 +107,8 @@ BAD = {
         endpoints=["http://127.0.0.1/"], secret="not a secret"))]), "producers[0].check"),
     # what a later version will take is refused by name, not ignored
     "ordering": (topology(["t"], subscriptions=[discard("s", "t", ordering=topology_pb2.ORDERING_KEY)]), "subscriptions[0].ordering"),
-    "filter": (topology(["t"], subscriptions=[discard("s", "t", filter=topology_pb2.MessageFilter(headers={"a": "b"}))]),
-               "subscriptions[0].filter"),
+    "filter": (topology(["t"], subscriptions=[discard("s", "t", filter=topology_pb2.MessageFilter(
+        headers={f"h{i}": "" for i in range(17)}))]), "subscriptions[0].filter.headers"),
     "kafka": (topology(["t"], subscriptions=[topology_pb2.Subscription(name="s", topic="t", sink=topology_pb2.Sink(
         kafka=topology_pb2.KafkaSink(bootstrap_servers=["127.0.0.1:9092"])))]), "subscriptions[0].sink"),
 }
