@@ -69,6 +69,19 @@ static int plain_accept(int fd, struct sockaddr *addr, socklen_t *n, int flags) 
     return (int)syscall(SYS_accept4, fd, addr, n, flags);
 }
 
+/* For sockets that are not core's. The thread sanitizer has to see who owns a descriptor from now on. */
+#ifdef __SANITIZE_THREAD__
+int __interceptor_accept4(int fd, struct sockaddr *addr, socklen_t *n, int flags);
+#define foreign_accept __interceptor_accept4
+#else
+#define foreign_accept plain_accept
+#endif
+
+/* The number may be anybody's by now, which is why the inode is asked for: fstat() would count as a use of it. */
+static int stat_number(int fd, struct stat *ret) {
+    return fstatat(fd, "", ret, AT_EMPTY_PATH);
+}
+
 static struct endpoint endpoint_of(const struct sockaddr_storage *a) {
     const struct sockaddr_in *v4 = (const struct sockaddr_in *)a;
     const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)a;
@@ -110,7 +123,7 @@ static struct gate *gate_of(int fd) {
 static bool still_there(const struct place *p) {
     struct stat st;
 
-    return !fstat(p->fd, &st) && S_ISSOCK(st.st_mode) && st.st_ino == p->inode;
+    return !stat_number(p->fd, &st) && S_ISSOCK(st.st_mode) && st.st_ino == p->inode;
 }
 
 static void sweep(struct gate *g) {
@@ -144,7 +157,7 @@ static bool take_place(struct gate *g, int fd, const struct sockaddr_storage *pe
         sweep(g);
     if (g->n >= max && is_expected(g, peer, fd))
         max += SPARE;
-    if (g->n < max && !fstat(fd, &st)) {
+    if (g->n < max && !stat_number(fd, &st)) {
         g->places[g->n++] = (struct place){fd, st.st_ino};
         taken = true;
     }
@@ -237,7 +250,7 @@ __attribute__((visibility("default"))) int accept4(int fd, __SOCKADDR_ARG addr, 
     int r;
 
     if (!g)
-        return plain_accept(fd, addr.__sockaddr__, n, flags);
+        return foreign_accept(fd, addr.__sockaddr__, n, flags);
     r = accept_one(g, fd, &peer, &peer_n, flags);
     int err = errno;
     pthread_rwlock_unlock(&gates_lock);

@@ -8,7 +8,9 @@
 #include "base/metric.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 enum {
     FIXED = 128,          /* loops, polling of core, the main thread's connections, standard streams, name lookups */
@@ -18,12 +20,16 @@ enum {
 };
 
 static double count_open(void *arg) {
-    DIR *d = opendir("/proc/self/fd");
+    int fd = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
     double n = -3; /* "." and "..", and the one that reads */
 
     UNUSED(arg);
-    if (!d)
+    if (!d) {
+        if (fd >= 0)
+            close(fd);
         return 0;
+    }
     while (readdir(d))
         n++;
     closedir(d);
