@@ -151,7 +151,7 @@ def check_prompt(e):
         for n, row in e.messages.get(op.a["tx"], {}).items():
             for name in set(content.SUBSCRIPTIONS.get(row["topic"], ())) & content.HEALTHY:
                 late = got[name].get(f"{op.a['tx']}.{n}", float("inf")) - op.end
-                if late > PROMPT * e.run["slow"]:
+                if late > PROMPT * e.run["slow"] and not e.stalled_long(op.start - BEFORE, op.end + late):
                     yield 10, f"{name} got {op.a['tx']}.{n} {late:.1f} s after its OK, with nothing broken but others"
     for op in e.consumed["void"]:
         if calm + SINK_LATE < op.start < opened and op.how != "fail":

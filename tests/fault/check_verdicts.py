@@ -48,7 +48,8 @@ def check_asked(e, tx, asked, thaws):
         age = op.start - e.mono(header["at"])
         if age < first_after(e, tx) - EARLY:
             yield 8, f"{tx}: asked at the age of {age:.3f} s"
-        if decision and op.start > e.mono(decision["at"]) + lease(header["producer"]) + LATE and not woke(thaws, op.start):
+        latest = e.mono(decision["at"]) + lease(header["producer"]) + LATE if decision else float("inf")
+        if op.start > latest and not woke(thaws, op.start) and not e.stalled(latest - LATE, op.start):
             yield 8, f"{tx}: asked {op.start - e.mono(decision['at']):.1f} s after it was decided"
         before = last.get(op.a["at"], float("-inf"))
         gap = op.start - before

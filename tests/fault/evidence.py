@@ -63,6 +63,10 @@ class Evidence:
     def stalled(self, begin, end):
         return any(a <= end and b >= begin for a, b in self.stalls)
 
+    def stalled_long(self, begin, end):
+        """So long that the breakers of its senders may have opened."""
+        return any(a <= end and b >= begin and b - a > content.SINK_TIMEOUT / 2 for a, b in self.stalls)
+
     def name_of(self, sub):
         return self.subscriptions[sub]["name"]
 

@@ -33,11 +33,16 @@ class Keeper(threading.Thread):
         self.history = history
         self.orders = queue.SimpleQueue()
         self.broken = None
-        self.busy = False
+        self.ordered = self.done = 0 # the one is written by the runner alone, the other by this thread alone
+        self.mending = False
         self.held = False
 
+    @property
+    def busy(self):
+        return self.ordered != self.done or self.mending
+
     def order(self, what, **how):
-        self.busy = True
+        self.ordered += 1
         self.orders.put((what, how))
 
     def run(self):
@@ -45,13 +50,18 @@ class Keeper(threading.Thread):
             try:
                 what, how = self.orders.get(timeout=0.05)
             except queue.Empty:
-                self.busy = False
-                what, how = "pass_by" if self.held else "watch", {}
-            try:
-                getattr(self, what)(**how)
-            except Exception as error: # the runner reads it; nothing may end this thread
-                self.broken = f"{self.name}: {what}: {error}"
-                self.history.fact("broken", who=self.name, error=self.broken)
+                if not self.held:
+                    self._carry_out("watch", {})
+                continue
+            self._carry_out(what, how)
+            self.done += 1
+
+    def _carry_out(self, what, how):
+        try:
+            getattr(self, what)(**how)
+        except Exception as error: # the runner reads it; nothing may end this thread
+            self.broken = f"{self.name}: {what}: {error}"
+            self.history.fact("broken", who=self.name, error=self.broken)
 
     def rest(self, seconds):
         """Waits for the pleasure of the schedule: how long a server is away or frozen is part of the fault."""
@@ -65,9 +75,6 @@ class Keeper(threading.Thread):
         self.history.end(op, "ok", **more)
 
     def watch(self):
-        pass
-
-    def pass_by(self):
         pass
 
     def hold(self):
@@ -124,8 +131,10 @@ class Replica(Keeper):
         process = self.daemon.process
         if process and not process.alive():
             self.history.fact("died", who=self.name, code=process.popen.returncode)
+            self.mending = True
             self.daemon.process = None
             self.up()
+            self.mending = False
 
 
 class Database(Keeper):
@@ -184,8 +193,10 @@ class Database(Keeper):
         process = self.postgres.process
         if process and not process.alive():
             self.history.fact("ended", who=self.name, code=process.popen.returncode)
+            self.mending = True
             self.postgres.process = None
             self.start_it()
+            self.mending = False
 
 
 class Broker(Keeper):

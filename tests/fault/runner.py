@@ -240,9 +240,9 @@ class Run:
                 said = time.monotonic()
                 self.say(f"  {said - begin:.0f} s, {self.nemesis.kills()} kills")
             tick.wait(0.05)
-        self.keepers_idle(180)
+        self.keepers_idle(180 * self.o.slow)
         for replica in self.replicas:
-            replica.daemon.wait_ready(60)
+            replica.daemon.wait_ready(60 * self.o.slow)
 
     def calm(self):
         """Load without faults, then rest: first of the healthy ones beside the dead, then of all."""
