@@ -85,10 +85,10 @@ batch_send_headers:
             :: header == 0 -> header_key = me; won_header = 1
             :: else
             fi
-        :: else -> goto batch_send_decisions
+        :: else -> skip; goto batch_send_decisions
         fi;
         if
-        :: kind == PREPARE -> goto batch_send_commit
+        :: kind == PREPARE -> skip; goto batch_send_commit
         :: else
         fi
     }
@@ -117,7 +117,7 @@ batch_send_commit:
             if
             :: (kind == PREPARE && won_header) || won_decision ->
                 won_header = 0; won_decision = 0; result = OK; goto answer_winner
-            :: else -> goto batch_send_readback
+            :: else -> skip; goto batch_send_readback
             fi
         /* the answer is lost, of one or the other: repeated under the same id */
         :: losses > 0 -> losses--; STORE(me, kind); won_header = 0; won_decision = 0; goto batch_send_headers
@@ -139,7 +139,7 @@ judge:
 #endif
         :: kind == CONFIRM && header == TOMBSTONE -> result = DECIDED_OTHERWISE
         :: kind == CANCEL && header == TOMBSTONE -> result = OK
-        :: kind != PREPARE && header == CONTENT && decision == 0 -> goto batch_send_headers
+        :: kind != PREPARE && header == CONTENT && decision == 0 -> skip; goto batch_send_headers
         :: kind != PREPARE && header == CONTENT && decision != 0 ->
             result = (decision == WANTED(kind) -> OK : DECIDED_OTHERWISE)
         fi
@@ -160,7 +160,7 @@ proctype CALLER(byte me; mtype kind; bit names_producer) {
 again:
     OPERATION(me, kind, names_producer);
     if
-    :: result == NOT_FOUND && header != 0 -> goto again /* a Confirm that came first */
+    :: result == NOT_FOUND && header != 0 -> skip; goto again /* a Confirm that came first */
     :: true /* or the caller gives up */
     fi;
     atomic { result = 0; calls-- }

@@ -285,7 +285,7 @@ proctype RUN_OWNER() {
 batch_form:
     atomic {
         if /* how much was delivered meanwhile: nothing, or all that is committed */
-        :: true
+        :: true -> skip
         :: cursor < seq ->
 cursor_pump:
             do
@@ -299,8 +299,8 @@ cursor_pump:
             od
         fi;
         if
-        :: op <= OPS -> goto send_batch
-        :: else -> goto seal /* deliveries that do not end in time are left to the adopter */
+        :: op <= OPS -> skip; goto send_batch
+        :: else -> skip; goto seal /* deliveries that do not end in time are left to the adopter */
         fi
     }
 
@@ -314,7 +314,7 @@ send_batch:
 #endif
 WAIT:
     if
-    :: atomic { LOST -> goto commit_resolve }
+    :: atomic { LOST -> skip; goto commit_resolve }
     :: atomic { !LOST && MINE.st == IDS -> MINE.st = LAST; goto WAIT } /* next_trip */
     :: atomic { !LOST && MINE.st == DUPLICATE_ROW -> HEARD(); goto lane_fenced }
     :: atomic { !LOST && MINE.st == DUPLICATE_ID -> HEARD(); exact = 1; goto send_batch } /* aborted */
@@ -340,8 +340,8 @@ commit_resolve:
 #elif defined(RESOLVE_BY_SELECT)
     atomic {
         if
-        :: row[seq] == NONE -> goto resolved_dead
-        :: else -> goto on_look
+        :: row[seq] == NONE -> skip; goto resolved_dead
+        :: else -> skip; goto on_look
         fi
     }
 #endif
@@ -353,7 +353,7 @@ lane_end_old:
         SEND(N, seq, 0, 0, 0, 0)
     }
     if
-    :: atomic { LOST -> goto commit_resolve }
+    :: atomic { LOST -> skip; goto commit_resolve }
     :: atomic { !LOST && MINE.st == STORED && MINE.won -> HEARD(); goto resolved_dead }
     :: atomic { !LOST && MINE.st == STORED && !MINE.won -> HEARD(); goto on_look }
     fi;
@@ -361,9 +361,9 @@ lane_end_old:
 on_look:
     atomic {
         if
-        :: row[seq] == S -> goto lane_fenced
+        :: row[seq] == S -> skip; goto lane_fenced
         :: row[seq] == D -> memory[seq] = row_op[seq]; goto committed /* its own: nobody else writes D here */
-        :: row[seq] == N -> goto resolved_dead                        /* an earlier N of its own */
+        :: row[seq] == N -> skip; goto resolved_dead                        /* an earlier N of its own */
         fi
     }
 
@@ -380,7 +380,7 @@ open_lane:
         :: else
         fi;
         ok[op] = 1; op++ }
-    :: op > OPS -> goto OVER
+    :: op > OPS -> skip; goto OVER
     od;
 
 seal:
@@ -411,7 +411,7 @@ proctype RUN_ADOPTER(byte me) {
 run_look:
     atomic { seen = 0; end_seq = 0; seq = 0; cursor = 0; upto = 0; tries = 0 }
     if
-    :: drained -> goto OVER
+    :: drained -> skip; goto OVER
     :: atomic { !drained && lane_run != me && dead[lane_run] -> seen = lane_run; goto send_take }
     :: atomic { !drained && lane_run != me && !dead[lane_run] && doubts > 0 -> doubts--; seen = lane_run;
         goto send_take }
@@ -434,7 +434,7 @@ run_end_owner:
         SEND(S, 0, 0, 0, 0, seen)
     }
     if
-    :: atomic { LOST -> goto run_look }
+    :: atomic { LOST -> skip; goto run_look }
     /* The owner committed just now: behind that. If it lives its beat moves, so not for ever. */
     :: atomic { !LOST && MINE.st == DUPLICATE_ROW && tries < TRIES -> tries++; HEARD(); goto send_take }
     :: atomic { !LOST && MINE.st == DUPLICATE_ROW && tries == TRIES -> HEARD(); goto run_look }
@@ -467,7 +467,7 @@ cursor_pump:
             DELIVER(row_op[cursor]); cursor++;
             if
             :: halves > 0 -> halves--; break
-            :: true
+            :: true -> skip
             fi
         :: cursor == end_seq -> break
         od;
@@ -477,7 +477,7 @@ cursor_pump:
 send_batch:
     atomic { ROOM -> SEND(P, seq, 0, 0, cursor, 0) }
     if
-    :: atomic { LOST -> goto commit_resolve }
+    :: atomic { LOST -> skip; goto commit_resolve }
     :: atomic { !LOST && MINE.st == DUPLICATE_ROW -> HEARD(); goto lane_fenced }
     :: atomic { !LOST && MINE.st == STORED -> HEARD(); goto committed }
     fi;
@@ -486,8 +486,8 @@ committed:
     atomic {
         seq++;
         if
-        :: cursor < end_seq -> goto cursor_pump
-        :: cursor == end_seq -> goto run_drain
+        :: cursor < end_seq -> skip; goto cursor_pump
+        :: cursor == end_seq -> skip; goto run_drain
         fi
     }
 
@@ -500,7 +500,7 @@ lane_end_old:
         SEND(N, seq, 0, 0, 0, 0)
     }
     if
-    :: atomic { LOST -> goto commit_resolve }
+    :: atomic { LOST -> skip; goto commit_resolve }
     :: atomic { !LOST && MINE.st == STORED && MINE.won -> HEARD(); goto resolved_dead }
     :: atomic { !LOST && MINE.st == STORED && !MINE.won -> HEARD(); goto on_look }
     fi;
@@ -508,9 +508,9 @@ lane_end_old:
 on_look:
     atomic {
         if
-        :: row[seq] == S -> goto lane_fenced
-        :: row[seq] == P -> goto committed
-        :: row[seq] == N -> goto resolved_dead
+        :: row[seq] == S -> skip; goto lane_fenced
+        :: row[seq] == P -> skip; goto committed
+        :: row[seq] == N -> skip; goto resolved_dead
         fi
     }
 
@@ -525,7 +525,7 @@ run_drain:
     atomic { lane_lock == 0 ->
         if
         :: lane_run == me && sealed && !drained -> drained = 1
-        :: else -> goto run_look /* not ours any more */
+        :: else -> skip; goto run_look /* not ours any more */
         fi
     }
 OVER:
