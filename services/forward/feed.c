@@ -440,6 +440,18 @@ void feed_trim(struct feed *f) {
     tail_trim(f->tail, seq);
 }
 
+bool feed_parked(const struct feed *f) {
+    if (!f->adopted || f->end_seq < 0 || f->load || !list_empty(&f->riding))
+        return false;
+    LIST_FOR (e, &f->cursors) {
+        const struct sub_cursor *c = LIST_ENTRY(e, struct sub_cursor, in_feed);
+        if (!cursor_passed(c, (struct lane_pos){.seq = f->end_seq}) &&
+            (window_count(&c->window) > 0 || !outlet_parked(c->outlet)))
+            return false;
+    }
+    return true;
+}
+
 bool feed_settled(const struct feed *f) {
     if (!f->adopted || f->end_seq < 0 || f->load)
         return false;

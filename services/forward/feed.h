@@ -54,3 +54,4 @@ void feed_record(struct feed *f);
 /* After cursors have read: memory that nobody needs goes. */
 void feed_trim(struct feed *f);
 bool feed_settled(const struct feed *f);
+bool feed_parked(const struct feed *f); /* see forward_lane_parked() */

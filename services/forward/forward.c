@@ -225,6 +225,12 @@ bool forward_lane_settled(const struct forward *f, int32_t lane) {
     return f->topology && feed && feed_settled(feed);
 }
 
+bool forward_lane_parked(const struct forward *f, int32_t lane) {
+    const struct feed *feed = find_feed(f, lane);
+
+    return feed && feed_parked(feed);
+}
+
 /* --- the room --- */
 
 void forward_allow(struct forward *f, bool allowed) {

@@ -36,6 +36,8 @@ void forward_allow(struct forward *f, bool allowed);  /* false: start nothing */
 void forward_sharers(struct forward *f, int workers); /* live workers of all replicas: they share the rates */
 /* For an adopted lane: true when every cursor has passed its last entry, durably. */
 bool forward_lane_settled(const struct forward *f, int32_t lane);
+/* For an adopted lane: all that is left waits for subscriptions that deliver nothing now (parked or paused). */
+bool forward_lane_parked(const struct forward *f, int32_t lane);
 /* Stops starting deliveries; fn once when none is in flight. */
 void forward_drain(struct forward *f, void (*fn)(void *arg), void *arg);
 void forward_free(struct forward *f);

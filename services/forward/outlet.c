@@ -163,6 +163,10 @@ bool outlet_may_start_new(struct outlet *o) {
     return o->queued == 0 && o->rows < o->env->o.spill_limit && outlet_may_start(o);
 }
 
+bool outlet_parked(const struct outlet *o) {
+    return o->breaker.open || o->conf->paused || o->rows >= o->env->o.spill_limit;
+}
+
 int outlet_send(struct outlet *o, struct parcel *p) {
     int r = sink_deliver(o->sink, &p->d);
 

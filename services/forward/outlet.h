@@ -44,6 +44,8 @@ int64_t outlet_lease_ms(const struct outlet *o);
 bool outlet_may_start(struct outlet *o);
 /* The same for messages that were never tried: not while too many rows wait. */
 bool outlet_may_start_new(struct outlet *o);
+/* Nothing new goes out for some time: its breaker is open, it is paused, or too many rows wait. */
+bool outlet_parked(const struct outlet *o);
 /* SINK_TAKEN, or SINK_BUSY: the parcel stays the caller's. Only after outlet_may_start(). */
 int outlet_send(struct outlet *o, struct parcel *p) MUSTCHECK;
 void outlet_enqueue(struct outlet *o, struct parcel *p); /* sent as soon as it may, before anything of the cursors */

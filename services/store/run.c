@@ -51,6 +51,7 @@ const struct pg_stmt run_stmts[] = {
     {"run_epoch", "SELECT epoch FROM cfg FOR SHARE"},
     {"run_drain", "UPDATE lane SET state = 'drained' WHERE lane = $1::int4 AND run = $2::uuid AND state = 'sealed'"
                   " AND (SELECT epoch FROM cfg) = $3::int8 RETURNING lane"},
+    {"run_owns", "SELECT 1 FROM lane WHERE lane = $1::int4 AND run = $2::uuid"},
     {"run_bury", "DELETE FROM worker w WHERE w.run = $1::uuid AND w.beat = $2::int8"
                  " AND NOT EXISTS (SELECT 1 FROM lane l WHERE l.run = $1::uuid AND l.state <> 'drained')"},
     {"run_retire", "DELETE FROM worker WHERE run = $1::uuid"},

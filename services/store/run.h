@@ -25,10 +25,12 @@ void run_applied_epoch(struct run *r, int64_t epoch);
 int run_live(const struct run *r);
 /*
  * Everything of an adopted (or own, sealed) lane is settled up to its last entry under `epoch`: mark it drained unless cfg.epoch moved on or
- * somebody else owns it. fn(arg, 0 = drained, 1 = not now, negative).
+ * somebody else owns it. fn(arg, 0 = drained, 1 = not now, 2 = it is not ours any more, negative).
  */
 int run_drain(struct run *r, int32_t lane, int64_t epoch, void (*fn)(void *arg, int code), void *arg) MUSTCHECK;
-/* The owner dropped an adopted lane (fenced or failed): it may be offered again. */
+/* Lanes of the dead wait, and there is no place for them: see `max_adopted`. */
+bool run_crowded(const struct run *r);
+/* The owner dropped an adopted lane (fenced, failed, or to make room): it may be offered again, a little later. */
 void run_dropped(struct run *r, int32_t lane);
 /* Removes the worker row (its sealed lanes are then free to be adopted at once) and calls fn. */
 void run_retire(struct run *r, void (*fn)(void *arg), void *arg);

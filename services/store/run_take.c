@@ -312,7 +312,7 @@ struct drain {
     struct pg_run pg;
     struct run *run;
     int32_t lane;
-    bool drained;
+    bool drained, ours;
     void (*fn)(void *arg, int code);
     void *arg;
 };
@@ -320,6 +320,7 @@ struct drain {
 static void drain_result(struct pg_run *job, int i, PGresult *res) {
     struct drain *d = CONTAINER_OF(job, struct drain, pg);
     d->drained |= i == 1 && PQntuples(res) == 1;
+    d->ours |= i == 2 && PQntuples(res) == 1;
 }
 
 static void drain_done(struct pg_run *job, const struct pg_error *err) {
@@ -331,6 +332,10 @@ static void drain_done(struct pg_run *job, const struct pg_error *err) {
         code = 0;
         set_del(&d->run->adopted, d->lane);
         LOG_INFO("store", "lane %d drained", d->lane);
+    } else if (err->cls == PG_OK && !d->ours) {
+        code = 2;
+        set_del(&d->run->adopted, d->lane);
+        LOG_INFO("store", "lane %d is not ours any more", d->lane);
     } else if (err->cls == PG_LOST || err->cls == PG_UNAVAILABLE) {
         code = -EAGAIN;
     } else if (err->cls != PG_OK && err->cls != PG_RETRY) {
@@ -357,12 +362,21 @@ int run_drain(struct run *r, int32_t lane, int64_t epoch, void (*fn)(void *arg, 
         e = pg_run_send(&d->pg, "run_epoch", NULL);
     if (e == 0)
         e = pg_run_send(&d->pg, "run_drain", &p);
+    pg_params_init(&p);
+    pg_param_int32(&p, lane);
+    pg_param_uuid(&p, &r->id);
+    if (e == 0)
+        e = pg_run_send(&d->pg, "run_owns", &p);
     if (e == 0)
         e = pg_run_end(&d->pg);
     if (e < 0)
         return e == -ENOTCONN ? -EAGAIN : e;
     TAKE(d);
     return 0;
+}
+
+bool run_crowded(const struct run *r) {
+    return r->offers_n > 0 && r->adopted.n >= r->adopted.max;
 }
 
 void run_dropped(struct run *r, int32_t lane) {

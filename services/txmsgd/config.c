@@ -77,6 +77,8 @@ const struct conf_option config_options[] = {
       "Periods whose partitions are made in advance."),
     O("store.dead_after", CONF_DURATION_MS, "5s", 500, 60000, dead_after_ms,
       "A worker whose heartbeat stands still so long is taken over."),
+    O("store.adopted", CONF_INT, "16", 1, 64, adopted_max,
+      "Lanes of dead workers that one worker continues at once; each takes a connection."),
     O("store.retention", CONF_DURATION_MS, "7d", 2000, 315360000000, retention_ms,
       "Ids older than this are dropped, a partition at a time, once nothing of it is alive; longer than "
       "limits.id_past."),

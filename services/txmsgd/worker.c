@@ -5,6 +5,7 @@
  */
 #include "txmsgd/worker.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "checkback/checkback.h"
 #include "forward/forward.h"
@@ -12,13 +13,14 @@
 #include "store/run.h"
 #include "webclient/webclient.h"
 
-enum { ADOPTED_MAX = 16, LOOK_MS = 200, DRAIN_STEP_MS = 10000 };
+enum { LOOK_MS = 200, DRAIN_STEP_MS = 10000 };
 
 struct adopted {
     struct list link;
     struct worker *worker;
     struct lane *lane;
     int32_t number;
+    uint64_t since_ns;
     bool draining, gone; /* gone: fenced; freed at the next look */
 };
 
@@ -104,7 +106,7 @@ static void on_adopted(void *arg, int32_t number, int32_t next_seq) {
         run_dropped(w->run, number);
         return;
     }
-    *a = (struct adopted){.worker = w, .number = number};
+    *a = (struct adopted){.worker = w, .number = number, .since_ns = loop_now_ns(w->loop)};
     list_add_tail(&w->adopted, &a->link);
     const struct lane_owner owner = {.committed = on_adopted_committed, .fenced = on_adopted_fenced, .arg = a};
     static const struct uuid none;
@@ -143,10 +145,10 @@ static void on_drained(void *arg, int code) {
     if (!a)
         return;
     a->draining = false;
-    if (code == 0) {
+    if (code == 0)
         LOG_INFO("txmsgd", "lane %d drained", a->number);
+    if (code == 0 || code == 2)
         adopted_free(a);
-    }
 }
 
 static void look_at_adopted(struct worker *w, struct adopted *a) {
@@ -169,6 +171,29 @@ static void look_at_adopted(struct worker *w, struct adopted *a) {
     }
 }
 
+/*
+ * One dead consumer keeps every lane open that has something for it. When others wait for a place, the lane that was here longest and
+ * has nothing but that left goes, to come again when its turn comes: so no subscription waits for another one's sink.
+ */
+static void make_room(struct worker *w) {
+    struct adopted *oldest = NULL;
+    uint64_t now = loop_now_ns(w->loop), stay_ns = (uint64_t)w->conf->dead_after_ms * NS_PER_MS;
+    if (!run_crowded(w->run))
+        return;
+    LIST_FOR (e, &w->adopted) {
+        struct adopted *a = LIST_ENTRY(e, struct adopted, link);
+        if (!a->gone && !a->draining && now - a->since_ns > stay_ns && (!oldest || a->since_ns < oldest->since_ns) &&
+            forward_lane_parked(w->forward, a->number))
+            oldest = a;
+    }
+    if (!oldest)
+        return;
+    int32_t number = oldest->number;
+    LOG_INFO("txmsgd", "lane %d waits for a parked subscription and makes room for others", number);
+    adopted_free(oldest);
+    run_dropped(w->run, number);
+}
+
 static void on_look(void *arg) {
     struct worker *w = arg;
     atomic_store(&w->ready, w->lane && lane_ready(w->lane) && reader_ready(w->reader) && !w->closing);
@@ -176,6 +201,8 @@ static void on_look(void *arg) {
     if (!w->closing)
         LIST_FOR_SAFE (e, &w->adopted)
             look_at_adopted(w, LIST_ENTRY(e, struct adopted, link));
+    if (!w->closing)
+        make_room(w);
     timer_arm(w->look, LOOK_MS);
 }
 
@@ -284,7 +311,7 @@ int worker_new(const struct config *c, struct store *s, struct message_service *
     if (r == 0 && index == 0)
         r = gauges_new(w->loop, reader_people(w->reader), &w->gauges);
     if (r == 0)
-        r = run_new(w->loop, s, ADOPTED_MAX, &owner, &w->run);
+        r = run_new(w->loop, s, (int)c->adopted_max, &owner, &w->run);
     if (r == 0)
         r = timer_new(w->loop, on_look, w, &w->look);
     if (r == 0)

@@ -9,13 +9,15 @@ import grpc
 import psycopg2
 import pytest
 from harness import BUILD
-from harness.client import message, publish_request
+from harness.client import Client, message, publish_request
 from harness.commits import Commits, waiting
 from harness.ids import uuid7
+from harness.peers import Reply
 from harness.world import POSTGRES, subscription
 from servers.postgres import Postgres
 from servers.process import wait_until
 from servers.txmsgd import Ctl, to_yaml
+from txmsg.v1 import admin_service_pb2 as admin_pb2
 
 AGED = """
 CREATE FUNCTION aged() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -168,3 +170,28 @@ def test_lane_is_not_drained_under_an_old_configuration(world, pool):
     applied.result(timeout=60)
     sink.wait_for(tx)
     assert second.stop() == 0
+
+
+def test_dead_sink_does_not_keep_others_from_adopted_lanes(site, postgres):
+    """A worker has one place for lanes of the dead. Each of three lanes waits for a dead sink too: so they take turns, and
+    another subscription gets what is in all of them."""
+    world = site.world("turns", {**DEAD_AFTER, "workers": 1, "store.adopted": 1}, postgres=postgres).start()
+    try:
+        good, dead = world.sink(), world.sink(reply=Reply(500))
+        world.apply(topics=["t"], producers=["shop"], subscriptions=[
+            subscription("good", "t", good), subscription("dead", "t", dead, retry={"initial": "1s", "factor": 1, "max": "1s"})])
+        waits, daemon = [], world.txmsgd
+        with contextlib.closing(Client(daemon.grpc)) as client:
+            client.admin.PauseSubscription(admin_pb2.PauseSubscriptionRequest(name="good"), timeout=60)
+        for n in range(3):
+            with contextlib.closing(Client(daemon.grpc)) as client:
+                waits += [client.publish([message("t")], tx=uuid7()).transaction_id for _ in range(30)]
+            wait_until(lambda: "dead: parked" in daemon.log.read_text(), 40, "the dead sink's subscription is parked")
+            daemon.kill()
+            daemon = world.daemon(f"turn-{n}").start()
+        with contextlib.closing(Client(daemon.grpc)) as client:
+            client.admin.ResumeSubscription(admin_pb2.ResumeSubscriptionRequest(name="good"), timeout=60)
+        for tx in waits:
+            good.wait_for(tx, timeout=120)
+    finally:
+        world.close()
