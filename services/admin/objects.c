@@ -216,7 +216,8 @@ static void on_paused(void *arg, int code) {
 
 static void run_pause(struct job *job) {
     struct objects *j = CONTAINER_OF(job, struct objects, job);
-    if (topo_set_paused(job->service->loop, job_conn(job), j->name, j->paused, j->actor, j->reason, APPLIED_WAIT_MS,
+    if (topo_set_paused(job->service->loop, job_conn(job), j->name, j->paused, j->actor, j->reason,
+                        job->service->store->o.dead_after_ms, job->service->store->o.dead_after_ms + APPLIED_WAIT_MS,
                         on_paused, j) == 0) {
         return;
     }

@@ -51,13 +51,13 @@ int topo_apply(struct pg_conn *c, const struct topo_object *objects, size_t n, b
                const char *actor, topo_applied_fn *fn, void *arg) MUSTCHECK;
 /*
  * Pauses or resumes a subscription: one transaction that raises cfg.epoch if anything changes, with an audit row; then waits until every
- * run that may dispatch has applied it. fn comes once: 0 = done everywhere (also when nothing changed), 1 = stored, but not every run
+ * run that may dispatch has applied it, or has been without a beat for dead_ms. fn comes once: 0 = done everywhere (also when nothing changed), 1 = stored, but not every run
  * has said so within wait_ms, -ENOENT = no such subscription, -EAGAIN = the store is away or busy, whether it was stored is not
  * known. `l` is the loop of `c`; texts are copied.
  */
 typedef void topo_state_fn(void *arg, int code);
 int topo_set_paused(struct loop *l, struct pg_conn *c, const char *name, bool paused, const char *actor,
-                    const char *reason, int64_t wait_ms, topo_state_fn *fn, void *arg) MUSTCHECK;
+                    const char *reason, int64_t dead_ms, int64_t wait_ms, topo_state_fn *fn, void *arg) MUSTCHECK;
 /* All objects as stored, for export: rows come once through fn (kind, name, spec JSON text, state). */
 typedef void topo_exported_fn(void *arg, int code, const struct topo_object *objects, size_t n, int64_t epoch);
 int topo_export(struct pg_conn *c, topo_exported_fn *fn, void *arg) MUSTCHECK;

@@ -2,7 +2,8 @@
  * Pausing and resuming: a state beside the specification, so that applying a file does not resume what a person paused.
  *
  * WRITE (one pipeline = one transaction; the epoch first, as everybody who changes configuration) --> ASK, until every run
- * that may still dispatch has applied the new epoch: a run that has not, and has an open lane, or lanes that it adopted.
+ * that may still dispatch has applied the new epoch: a run that has not, and has an open lane, or lanes that it adopted. Those
+ * whose beats all stand still for `dead_ms` are dead, and have stopped before that by themselves.
  */
 #include "store/topo.h"
 
@@ -19,7 +20,8 @@ struct change {
     struct arena arena;
     const char *name;
     bool paused;
-    uint64_t until_ns;
+    uint64_t until_ns, dead_ns, same_since_ns;
+    int64_t behind, beats; /* runs that have not applied it, and their beats together */
     int64_t epoch;
     bool found;
     topo_state_fn *fn;
@@ -35,8 +37,9 @@ static const char set_sql[] =
     " FROM u";
 static const char see_sql[] = "SELECT epoch, EXISTS (SELECT FROM subscription WHERE name = $1::text"
                               " AND state = $2::text) FROM cfg";
-static const char ask_sql[] = "SELECT count(*) FROM worker w WHERE abs(w.epoch) < $1::int8"
-                              " AND EXISTS (SELECT FROM lane l WHERE l.run = w.run AND l.state <> 'drained')";
+static const char ask_sql[] =
+    "SELECT count(*), coalesce(sum(beat), 0)::int8 FROM worker w WHERE abs(w.epoch) < $1::int8"
+    " AND EXISTS (SELECT FROM lane l WHERE l.run = w.run AND l.state <> 'drained')";
 
 static void change_free(struct change *c) {
     timer_free(c->timer);
@@ -49,9 +52,20 @@ static void change_end(struct change *c, int code) {
     change_free(c);
 }
 
+/* Beats only rise, so the same sum over as many runs is the same of each. */
+static bool all_dead(struct change *c, int64_t behind, int64_t beats) {
+    uint64_t now = clock_mono_ns();
+    if (behind != c->behind || beats != c->beats || !c->same_since_ns)
+        c->same_since_ns = now;
+    c->behind = behind;
+    c->beats = beats;
+    return now - c->same_since_ns > c->dead_ns;
+}
+
 static void on_asked(void *arg, PGresult *res, const struct pg_error *err) {
     struct change *c = arg;
-    if (err->cls == PG_OK && pg_get_int64(res, 0, 0) == 0)
+    int64_t behind = err->cls == PG_OK ? pg_get_int64(res, 0, 0) : -1;
+    if (behind == 0 || (behind > 0 && all_dead(c, behind, pg_get_int64(res, 0, 1))))
         change_end(c, 0);
     else if (err->cls == PG_LOST || clock_mono_ns() > c->until_ns)
         change_end(c, 1);
@@ -114,7 +128,7 @@ static int write_change(struct change *c, const char *actor, const char *reason)
 }
 
 int topo_set_paused(struct loop *l, struct pg_conn *conn, const char *name, bool paused, const char *actor,
-                    const char *reason, int64_t wait_ms, topo_state_fn *fn, void *arg) {
+                    const char *reason, int64_t dead_ms, int64_t wait_ms, topo_state_fn *fn, void *arg) {
     struct change *c = mem_zalloc(sizeof(*c));
     if (!c)
         return -ENOMEM;
@@ -123,6 +137,7 @@ int topo_set_paused(struct loop *l, struct pg_conn *conn, const char *name, bool
                          .loop = l,
                          .arena = c->arena,
                          .paused = paused,
+                         .dead_ns = (uint64_t)dead_ms * NS_PER_MS,
                          .until_ns = clock_mono_ns() + (uint64_t)wait_ms * NS_PER_MS,
                          .fn = fn,
                          .arg = arg};
