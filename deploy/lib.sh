@@ -64,13 +64,13 @@ service_runs() {
     case $1 in # not `service rabbitmq-server status`: it leaves an epmd behind
     postgresql) pg_lsclusters -h 2>/dev/null | grep -w online >/dev/null ;;
     rabbitmq-server) pgrep -x -u rabbitmq beam.smp >/dev/null 2>&1 ;;
-    nginx) pgrep -x nginx >/dev/null 2>&1 ;;
+    nginx | prometheus) pgrep -x "$1" >/dev/null 2>&1 ;;
     *) pgrep -x -u epmd "$1" >/dev/null 2>&1 ;;
     esac
 }
 idle_services() {
     local service
-    for service in postgresql rabbitmq-server epmd nginx; do
+    for service in postgresql rabbitmq-server epmd nginx prometheus; do
         service_runs "$service" || printf '%s\n' "$service"
     done
 }
@@ -79,6 +79,7 @@ new_services() {
     package_installed rabbitmq-server || printf 'rabbitmq-server\n'
     package_installed erlang-base || printf 'epmd\n'
     package_installed nginx || printf 'nginx\n'
+    package_installed prometheus || printf 'prometheus\n'
 }
 
 # While packages are installed, policy-rc.d refuses the start of the services named; for all others the answer is what
