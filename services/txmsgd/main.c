@@ -7,6 +7,7 @@
  */
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/metric.h"
 #include "checkback/desk.h"
 #include "http/http.h"
 #include "rpc/caller.h"
@@ -84,6 +85,11 @@ static bool ready(void *arg, char *why, size_t why_n) {
             text = "a worker cannot commit: the store is away, read-only or taken over";
     snprintf(why, why_n, "%s", text ? text : "ready");
     return !text;
+}
+
+static double ready_gauge(void *arg) {
+    char why[128];
+    return ready(arg, why, sizeof(why));
 }
 
 static bool healthy(void *arg, char *why, size_t why_n) {
@@ -280,6 +286,8 @@ static int start(struct daemon *d, struct errmsg *e) {
                                     .ready = ready,
                                     .healthy = healthy,
                                     .arg = d};
+    metric_gauge_fn(metric_family(METRIC_GAUGE, "txmsg_ready", "", "1 while this replica can store, as /readyz says.", 1),
+                    ready_gauge, d);
     if ((r = http_server_new(&ho, &d->http, e)) < 0)
         return r;
     for (int i = 0; i < d->workers_n; i++)
