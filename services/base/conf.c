@@ -512,6 +512,41 @@ enum conf_origin conf_origin(const struct conf *c, const char *name) {
     return c->values[o - c->table].origin;
 }
 
+/* Equal in meaning: 60s is 1m. */
+static bool same(const struct conf_option *o, const char *a, const char *b) {
+    int64_t x = 0, y = 0;
+    bool p = false, q = false;
+    a = a ? a : o->type == CONF_BOOL ? "false" : "0";
+    b = b ? b : o->type == CONF_BOOL ? "false" : "0";
+    if (strcmp(a, b) == 0 || o->type == CONF_STR)
+        return strcmp(a, b) == 0;
+    if (o->type == CONF_BOOL)
+        return parse_bool(a, &p) == 0 && parse_bool(b, &q) == 0 && p == q;
+    return parse_number(o, a, &x) == 0 && parse_number(o, b, &y) == 0 && x == y;
+}
+
+/* The target of an option takes what that of another conf has. */
+static void move_value(const struct conf_option *o, void *to, const void *from) {
+    size_t n = o->type == CONF_STR ? sizeof(char *) : o->type == CONF_BOOL ? sizeof(bool) : sizeof(int64_t);
+    memcpy((char *)to + o->offset, (const char *)from + o->offset, n);
+}
+
+void conf_reload(struct conf *c, struct conf *fresh, void (*told)(void *arg, const struct conf_option *o), void *arg) {
+    ASSERT(c->table == fresh->table);
+    for (size_t i = 0; i < c->n; i++) {
+        const struct conf_option *o = &c->table[i];
+        if (same(o, c->values[i].text, fresh->values[i].text))
+            continue;
+        if (o->reloadable) {
+            struct value old = c->values[i];
+            c->values[i] = fresh->values[i];
+            fresh->values[i] = old;
+            move_value(o, c->target, fresh->target);
+        }
+        told(arg, o);
+    }
+}
+
 void conf_show(const struct conf *c, struct buf *out) {
     static const char *const origins[] = {"default", "file", "environment", "command line"};
     for (size_t i = 0; i < c->n; i++) {
@@ -542,7 +577,8 @@ static void reference_row(const struct conf_option *o, struct buf *out) {
     static const char *const types[] = {"text", "number", "bool", "duration", "size"};
     char variable[NAME_MAX_BYTES];
     env_name(o->name, variable);
-    buf_printf(out, "| `%s` | %s%s | ", o->name, types[o->type], o->secret ? ", secret" : "");
+    buf_printf(out, "| `%s` | %s%s%s | ", o->name, types[o->type], o->secret ? ", secret" : "",
+               o->reloadable ? ", reload" : "");
     if (o->def && *o->def)
         buf_printf(out, "`%s`", o->def);
     buf_put_str(out, " | ");
@@ -559,10 +595,15 @@ static void reference_row(const struct conf_option *o, struct buf *out) {
 void conf_reference(const struct conf_option *table, struct buf *out) {
     const char *section = NULL;
     size_t section_n = 0;
-    buf_put_str(out, "# Configuration\n\n"
-                     "Stronger sources win: default, YAML file (`--config`, `" PREFIX "CONFIG`), environment, "
-                     "command line (`--name=value`).\n"
-                     "A secret may stand in a file that `" PREFIX "..._FILE` names.\n");
+    buf_put_str(out,
+                "# Configuration\n\n"
+                "Stronger sources win: default, YAML file (`--config`, `" PREFIX "CONFIG`), environment, "
+                "command line (`--name=value`).\n"
+                "A secret may stand in a file that `" PREFIX "..._FILE` names.\n\n"
+                "`--check-config` reads all of them, says what is wrong and ends; `--show-config` prints each value "
+                "with its source,\nsecrets masked. On SIGHUP the sources are read again: options of type *reload* "
+                "take their new value, others that\ndiffer are named in a warning and wait for the next start. "
+                "A mistake is logged, and everything stays as it was.\n");
     for (const struct conf_option *o = table; o->name; o++) {
         const char *dot = strchr(o->name, '.');
         size_t n = dot ? (size_t)(dot - o->name) : 0;

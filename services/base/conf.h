@@ -18,6 +18,7 @@ struct conf_option {
     bool secret;      /* printed as *** */
     const char *help; /* one sentence */
     size_t offset;    /* into the target struct: char *, int64_t or bool by type */
+    bool reloadable;  /* conf_reload() takes a new value while the program runs */
 };
 
 /* Where a value came from, for `config show`. */
@@ -36,7 +37,14 @@ struct conf *conf_load(const struct conf_option *table, void *target, int argc, 
                        struct errmsg *e) MUSTCHECK;
 void conf_free(struct conf *c);
 enum conf_origin conf_origin(const struct conf *c, const char *name);
-/* "name = value  (origin)" lines. */
+/*
+ * Brings a running program to what its sources say now: `fresh` was loaded from them by the same table. Each option that
+ * differs is told once; of the reloadable ones the value moves into `c` and its target before that, the others stay as
+ * they are. Never fails; `fresh` and its target are only good for conf_free() afterwards. On the thread that reads the
+ * reloadable options.
+ */
+void conf_reload(struct conf *c, struct conf *fresh, void (*told)(void *arg, const struct conf_option *o), void *arg);
+/* "name = value  (origin)" lines, secrets masked. */
 void conf_show(const struct conf *c, struct buf *out);
 /* The reference page in Markdown. */
 void conf_reference(const struct conf_option *table, struct buf *out);

@@ -9,10 +9,18 @@
 
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
-extern int log_level_now; /* enum log_level; set before the threads start or by log_set_level */
+extern int log_level_now; /* the loudest enum log_level of all rooms: what is beyond it costs one comparison */
 
-void log_set_level(enum log_level level);
+void log_set_level(enum log_level level); /* of all rooms */
+/*
+ * "info,store=debug,rpc=warn": a level for all rooms (info if there is none) and levels of some. All or nothing: -EINVAL
+ * and *e. May be called while others log.
+ */
+int log_set_levels(const char *spec, struct errmsg *e) MUSTCHECK;
+int log_check_levels(const char *spec, struct errmsg *e) MUSTCHECK; /* the same without the setting */
+enum log_level log_level_of(const char *room);
 int log_level_parse(const char *s, enum log_level *ret) MUSTCHECK; /* "error" ..., -EINVAL */
+/* Drops what is beyond the room's level. A room is one of those in log.c: tests hold callers to it. */
 void log_write(enum log_level level, const char *room, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 #define LOG_AT(level, room, ...)                                                                                       \

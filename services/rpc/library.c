@@ -51,10 +51,14 @@ static void resolve_by_system(void) {
     setenv("GRPC_DNS_RESOLVER", "native", 0);
 }
 
+void rpc_log_level(void) {
+    gpr_set_log_verbosity(log_level_of("grpc") >= LOG_LEVEL_DEBUG ? GPR_LOG_SEVERITY_DEBUG : GPR_LOG_SEVERITY_ERROR);
+}
+
 static void set_up(void) {
     resolve_by_system();
     gpr_set_log_function(write_log);
-    gpr_set_log_verbosity(log_level_now >= LOG_LEVEL_DEBUG ? GPR_LOG_SEVERITY_DEBUG : GPR_LOG_SEVERITY_ERROR);
+    rpc_log_level();
     ignore_deadlock_cycles();
 }
 

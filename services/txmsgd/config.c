@@ -1,12 +1,17 @@
 /* The option table. One row is the whole truth about an option: parsing, bounds, default and the printed reference. */
 #include "txmsgd/config.h"
 
+#include "base/log.h"
+
 #define O(name, type, def, min, max, member, help)                                                                     \
-    { name, type, def, min, max, false, help, offsetof(struct config, member) }
+    { name, type, def, min, max, false, help, offsetof(struct config, member), false }
+/* Read again on SIGHUP: the main thread alone may look at it. */
+#define O_RELOAD(name, type, def, min, max, member, help)                                                              \
+    { name, type, def, min, max, false, help, offsetof(struct config, member), true }
 
 const struct conf_option config_options[] = {
     {"dsn", CONF_STR, NULL, 0, 0, true, "PostgreSQL connection string (libpq form); required.",
-     offsetof(struct config, dsn)},
+     offsetof(struct config, dsn), false},
     O("grpc.listen", CONF_STR, "127.0.0.1:7400", 0, 0, grpc_listen,
       "Address of the gRPC services; port 0 takes any free port."),
     O("http.listen", CONF_STR, "127.0.0.1:7401", 0, 0, http_listen,
@@ -105,10 +110,11 @@ const struct conf_option config_options[] = {
     O("web.response_size", CONF_SIZE, "64KiB", 256, 16777216, web_response,
       "Largest response of a consumer or check endpoint."),
     O("http.connections", CONF_INT, "64", 1, 4096, http_connections, "Connections to the operations address."),
-    O("log.level", CONF_STR, "info", 0, 0, log_level, "error, warn, info or debug."),
-    O("drain", CONF_DURATION_MS, "30s", 0, 600000, drain_ms,
-      "How long SIGTERM waits for calls and deliveries under way."),
-    {NULL, CONF_STR, NULL, 0, 0, false, NULL, 0},
+    O_RELOAD("log.level", CONF_STR, "info", 0, 0, log_level,
+             "error, warn, info or debug; also for single rooms: `info,store=debug,rpc=warn`."),
+    O_RELOAD("drain", CONF_DURATION_MS, "30s", 0, 600000, drain_ms,
+             "How long SIGTERM waits for calls and deliveries under way."),
+    {NULL, CONF_STR, NULL, 0, 0, false, NULL, 0, false},
 };
 
 static bool is_loopback(const char *listen) {
@@ -136,7 +142,7 @@ int config_check(const struct config *c, struct errmsg *e) {
                        "store.retention (%lld s) must be longer than limits.id_past (%lld s): else an id could be"
                        " dropped and taken again",
                        (long long)c->retention_ms / 1000, (long long)c->id_past_ms / 1000);
-    return 0;
+    return log_check_levels(c->log_level, e);
 }
 
 void config_limits(const struct config *c, struct limits *l) {

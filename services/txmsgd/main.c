@@ -11,6 +11,7 @@
 #include "checkback/desk.h"
 #include "http/http.h"
 #include "rpc/caller.h"
+#include "rpc/library.h"
 #include "rpc/probe.h"
 #include "store/migrate.h"
 #include "store/partition.h"
@@ -33,6 +34,8 @@ enum { EXIT_FAILED = 1, EXIT_CONFIG = 2, EXIT_UNSERVED = 3 };
 struct daemon {
     struct config c;
     struct conf *conf;
+    int argc;
+    char **argv; /* its options are a source of the configuration, also when it is read again */
     struct store store;
     struct loop *loop;
     struct signals *signals;
@@ -118,6 +121,7 @@ static void begin_stop(void *arg) {
     d->ending = true;
     atomic_store(&d->stopping, true);
     signals_free(d->signals);
+    signal(SIGHUP, SIG_IGN); /* nothing to reload any more, and no reason to die */
     topo_watch_free(d->topo);
     partition_keeper_free(d->keeper);
     retention_free(d->retention);
@@ -126,10 +130,39 @@ static void begin_stop(void *arg) {
     loop_stop(d->loop);
 }
 
+/* --- reloading --- */
+
+static void on_changed(void *arg, const struct conf_option *o) {
+    UNUSED(arg);
+    if (o->reloadable)
+        LOG_INFO("txmsgd", "%s has a new value", o->name);
+    else
+        LOG_WARN("txmsgd", "%s has changed and cannot be reloaded: it waits for the next start", o->name);
+}
+
+static void reload(struct daemon *d) {
+    struct config c;
+    struct errmsg e = ERRMSG_NULL;
+    struct conf *fresh = conf_load(config_options, &c, d->argc, d->argv, environ, &e);
+    if (!fresh || config_check(&c, &e) < 0) {
+        LOG_ERROR("txmsgd", "the configuration is not reloaded: %s", e.text);
+        conf_free(fresh);
+        return;
+    }
+    conf_reload(d->conf, fresh, on_changed, d);
+    conf_free(fresh);
+    if (log_set_levels(d->c.log_level, &e) < 0) /* it was checked */
+        LOG_ERROR("txmsgd", "%s", e.text);
+    rpc_log_level();
+    LOG_INFO("txmsgd", "the configuration was read again");
+}
+
 static void on_signal(void *arg, int signum) {
     struct daemon *d = arg;
-    if (signum == SIGHUP)
+    if (signum == SIGHUP) {
+        reload(d);
         return;
+    }
     LOG_INFO("txmsgd", "signal %d: draining", signum);
     begin_stop(d);
 }
@@ -286,8 +319,9 @@ static int start(struct daemon *d, struct errmsg *e) {
                                     .ready = ready,
                                     .healthy = healthy,
                                     .arg = d};
-    metric_gauge_fn(metric_family(METRIC_GAUGE, "txmsg_ready", "", "1 while this replica can store, as /readyz says.", 1),
-                    ready_gauge, d);
+    metric_gauge_fn(
+        metric_family(METRIC_GAUGE, "txmsg_ready", "", "1 while this replica can store, as /readyz says.", 1),
+        ready_gauge, d);
     if ((r = http_server_new(&ho, &d->http, e)) < 0)
         return r;
     for (int i = 0; i < d->workers_n; i++)
@@ -339,6 +373,27 @@ static void print_options(void) {
     buf_deinit(&out);
 }
 
+static void show_config(const struct conf *c) {
+    struct buf out;
+    buf_init(&out, 1 << 20);
+    conf_show(c, &out);
+    fputs(buf_str(&out), stdout);
+    buf_deinit(&out);
+}
+
+/* True if a word stands on the command line; it is taken out. */
+static bool take_word(int *argc, char **argv, const char *word) {
+    int n = 0;
+    for (int i = 0; i < *argc; i++) {
+        if (i == 0 || strcmp(argv[i], word) != 0)
+            argv[n++] = argv[i];
+    }
+    bool found = n < *argc;
+    argv[n] = NULL;
+    *argc = n;
+    return found;
+}
+
 int main(int argc, char **argv) {
     static struct daemon d;
     struct errmsg e = ERRMSG_NULL;
@@ -354,14 +409,25 @@ int main(int argc, char **argv) {
         print_statements();
         return 0;
     }
+    bool show = take_word(&argc, argv, "--show-config"), check = take_word(&argc, argv, "--check-config");
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN); /* until there is something to reload */
+    d.argc = argc;
+    d.argv = argv;
     d.conf = conf_load(config_options, &d.c, argc, argv, environ, &e);
-    enum log_level level = LOG_LEVEL_INFO;
-    if (!d.conf || config_check(&d.c, &e) < 0 || log_level_parse(d.c.log_level, &level) < 0) {
-        fprintf(stderr, "txmsgd: %s\n", e.text[0] ? e.text : "log.level must be error, warn, info or debug");
+    if (d.conf && show)
+        show_config(d.conf);
+    if (!d.conf || config_check(&d.c, &e) < 0 || log_set_levels(d.c.log_level, &e) < 0) {
+        fprintf(stderr, "txmsgd: %s\n", e.text);
+        conf_free(d.conf);
         return EXIT_CONFIG;
     }
-    log_set_level(level);
+    if (show || check) {
+        if (!show)
+            puts("the configuration is good");
+        conf_free(d.conf);
+        return 0;
+    }
     if (files_prepare(&d.c, &e) < 0) {
         LOG_ERROR("txmsgd", "%s", e.text);
         return EXIT_CONFIG;

@@ -2,11 +2,12 @@
 
 import os
 import re
+import signal
 import subprocess
 
 import pytest
-from harness import BUILD
-from servers.process import free_port
+from harness import BUILD, TOP
+from servers.process import free_port, wait_until
 from servers.txmsgd import clean_environment, daemon_binary, to_yaml
 
 
@@ -38,6 +39,8 @@ BAD = {
     "bad bool": ["--insecure=perhaps"],
     "bad address": ["--grpc.listen=nowhere"],
     "a word": ["please"],
+    "no level": ["--log.level=loud"],
+    "no room": ["--log.level=info,stor=debug"],
     "no file": ["--config", "/no/such/file.yaml"],
 }
 
@@ -102,3 +105,107 @@ def test_secrets_are_not_logged(world):
     assert os.path.getsize(world.txmsgd.log) > 0
     done = run("--dsn=host=127.0.0.1 port=1 password=hunter2 user=u", "--grpc.listen=nowhere")
     assert "hunter2" not in done.stderr + done.stdout
+
+
+def test_check_config(tmp_path):
+    """Says what is wrong without starting anything: no database is there."""
+    config = tmp_path / "c.yaml"
+    config.write_text("dsn: host=127.0.0.1 port=1\nlog: {level: 'info,store=debug'}\n")
+    done = run("--config", config, "--check-config")
+    assert (done.returncode, done.stderr) == (0, "")
+    config.write_text("dsn: host=127.0.0.1 port=1\nlanes: 3\n")
+    done = run("--check-config", "--config", config)
+    assert done.returncode == 2 and "lanes" in done.stderr and not done.stdout
+    config.write_text("dsn: host=127.0.0.1 port=1\nlimits: {body: 4MiB, transaction: 1MiB}\n")
+    assert run("--check-config", "--config", config).returncode == 2
+
+
+def test_show_config(tmp_path):
+    """Each value with its source; a secret is masked wherever it comes from."""
+    config, secret = tmp_path / "c.yaml", tmp_path / "dsn"
+    config.write_text("workers: 2\nlane: {queue: 100}\n")
+    secret.write_text("host=h password=hunter2\n")
+    done = run("--show-config", "--config", config, "--drain=7s",
+               env={"TXMSG_DSN_FILE": str(secret), "TXMSG_WORKERS": "3", "TXMSG_LOG_LEVEL": "warn"})
+    assert done.returncode == 0 and "hunter2" not in done.stdout + done.stderr
+    shown = dict(line.split(" = ", 1) for line in done.stdout.splitlines())
+    for name, value in {"dsn": "***  (environment)", "workers": "3  (environment)", "lane.queue": "100  (file)",
+                        "drain": "7s  (command line)", "log.level": "warn  (environment)", "lane.batch": "440  (default)"}.items():
+        assert shown[name] == value
+    assert set(shown) == set(re.findall(r"^\| `([^`]+)`", run("--print-options").stdout, re.M))
+    done = run("--show-config")
+    assert done.returncode == 2 and "dsn" in done.stderr and "workers = 1" in done.stdout
+
+
+@pytest.fixture
+def second(world):
+    daemon = world.daemon(world.unique("second"))
+    yield daemon.start()
+    assert daemon.stop() == 0
+
+
+def hang_up(daemon, **options):
+    """Writes the file anew, sends SIGHUP, and answers what the log says until the daemon is done with it."""
+    for name, value in options.items():
+        daemon.options[name.replace("__", ".")] = value
+    daemon.config.write_text(to_yaml(daemon.options), encoding="utf-8")
+    begin = daemon.log.stat().st_size
+
+    def said():
+        text = daemon.log.read_bytes()[begin:].decode(errors="replace")
+        return text if "read again" in text or "not reloaded" in text else None
+
+    daemon.process.signal(signal.SIGHUP)
+    return wait_until(said, 30, f"{daemon.name} has looked at its configuration", alive=daemon.process.check_alive)
+
+
+def cut_lanes(world):
+    """Ends the connections of all lanes, and waits until they are there again."""
+    def lanes():
+        return {pid for (pid,) in world.sql("SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+                                            "AND application_name LIKE 'txmsg-lane-%%'")}
+
+    before = lanes()
+    assert len(before) >= 2
+    world.sql("SELECT pg_terminate_backend(pid) FROM unnest(%s) pid", list(before))
+    wait_until(lambda: not lanes() & before and len(lanes()) == len(before), 60, "the lanes are connected again")
+
+
+def test_reload_log_levels(world, second):
+    """What a room warns of is heard or not, as its level of the moment says."""
+    lost = b" warn  store: lane "
+    assert "log.level has a new value" in hang_up(second, log__level="error,txmsgd=info")
+    begin = second.log.stat().st_size
+    cut_lanes(world)
+    assert "log.level has a new value" in hang_up(second, log__level="error,txmsgd=info,store=warn")
+    assert lost not in second.log.read_bytes()[begin:]
+    cut_lanes(world)
+    wait_until(lambda: lost in second.log.read_bytes()[begin:], 60, "store speaks")
+    assert b" info  store:" not in second.log.read_bytes()[begin:]
+    assert "log.level" not in hang_up(second), "nothing is new"
+
+
+def test_reload_names_what_waits_for_a_start(second):
+    said = hang_up(second, workers=2, drain="4s", dsn="host=127.0.0.1 password=hunter2")
+    assert "workers has changed and cannot be reloaded" in said and "dsn has changed" in said
+    assert "drain has a new value" in said and "hunter2" not in said
+    assert "has changed" in hang_up(second), "it is named as long as it differs"
+    assert second.get("/readyz")[0] == 200
+
+
+@pytest.mark.parametrize("options", [{"log__level": "loud"}, {"lanes": 3}, {"drain": "soon"}])
+def test_reload_of_a_mistake_changes_nothing(second, options):
+    said = hang_up(second, **{"log__level": "error", **options})
+    assert " error txmsgd: the configuration is not reloaded: " in said and "new value" not in said
+    for name in options:
+        del second.options[name.replace("__", ".")]
+    second.options["log.level"] = "info"
+    assert "read again" in hang_up(second), "it still speaks at info, and goes on"
+
+
+def test_every_room_that_logs_has_a_level():
+    used = {room for file in (TOP / "services").rglob("*.[ch]") if file.name != "log.h"
+            for room in re.findall(r"LOG_(?:ERROR|WARN|INFO|DEBUG)\(\"([^\"]+)\"", file.read_text())}
+    assert len(used) > 5
+    for room in used:
+        assert run("--dsn=x", "--check-config", f"--log.level=info,{room}=debug").returncode == 0, room

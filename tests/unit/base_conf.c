@@ -20,7 +20,8 @@ static const struct conf_option table[] = {
     {"dsn", CONF_STR, NULL, .secret = true, .help = "PostgreSQL.", .offset = offsetof(struct target, dsn)},
     {"http.admin_token", CONF_STR, NULL, .secret = true, .help = "Token.", .offset = offsetof(struct target, token)},
     {"workers", CONF_INT, "2", 1, 64, .help = "Threads.", .offset = offsetof(struct target, workers)},
-    {"drain", CONF_DURATION_MS, "30s", 1000, 0, .help = "Drain.", .offset = offsetof(struct target, drain)},
+    {"drain", CONF_DURATION_MS, "30s", 1000, 0, .help = "Drain.", .offset = offsetof(struct target, drain),
+     .reloadable = true},
     {"grpc.body", CONF_SIZE, "1MiB", 1024, 8 << 20, .help = "Body.", .offset = offsetof(struct target, body)},
     {"insecure", CONF_BOOL, NULL, .help = "No credentials.", .offset = offsetof(struct target, insecure)},
     {0},
@@ -256,6 +257,30 @@ static void test_show(void **state) {
     conf_free(c);
 }
 
+static void told(void *arg, const struct conf_option *o) {
+    struct buf *b = arg;
+    buf_printf(b, "%s%s ", o->name, o->reloadable ? "*" : "");
+}
+
+static void test_reload(void **state) {
+    struct target t, u;
+    CLEANUP_BUF struct buf b;
+    buf_init(&b, 65536);
+    struct conf *c = load(&t, WORDS("--drain=60s", "--workers=3", "--dsn=a"), NULL);
+    struct conf *same = load(&u, WORDS("--drain=1m", "--workers=3", "--dsn=a", "--insecure=no"), NULL);
+    conf_reload(c, same, told, &b);
+    conf_free(same);
+    assert_string_equal(buf_str(&b), "");
+    struct conf *fresh = load(&u, WORDS("--drain=2s", "--workers=4", "--dsn=b"), NULL);
+    conf_reload(c, fresh, told, &b);
+    conf_free(fresh);
+    assert_string_equal(buf_str(&b), "dsn workers drain* ");
+    assert_int_equal(t.drain, 2000);
+    assert_int_equal(t.workers, 3);
+    assert_string_equal(t.dsn, "a");
+    conf_free(c);
+}
+
 static void test_reference(void **state) {
     CLEANUP_BUF struct buf b;
     buf_init(&b, 65536);
@@ -266,7 +291,7 @@ static void test_reference(void **state) {
         "| `http.admin_token` | text, secret |  |  | `TXMSG_HTTP_ADMIN_TOKEN`, `.._FILE` | Token. |\n",
         "\n## general\n",
         "| `workers` | number | `2` | 1 to 64 | `TXMSG_WORKERS` | Threads. |\n",
-        "| `drain` | duration | `30s` | from 1s | `TXMSG_DRAIN` | Drain. |\n",
+        "| `drain` | duration, reload | `30s` | from 1s | `TXMSG_DRAIN` | Drain. |\n",
         "| `grpc.body` | size | `1MiB` | 1KiB to 8MiB | `TXMSG_GRPC_BODY` | Body. |\n",
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
@@ -312,12 +337,12 @@ static int remove_directory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),      cmocka_unit_test(test_precedence),
-        cmocka_unit_test(test_yaml_forms),    cmocka_unit_test(test_unknown),
-        cmocka_unit_test(test_values),        cmocka_unit_test(test_unknown_environment),
-        cmocka_unit_test(test_bad_files),     cmocka_unit_test(test_secret_file),
-        cmocka_unit_test(test_show),          cmocka_unit_test(test_reference),
-        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_defaults),   cmocka_unit_test(test_precedence),
+        cmocka_unit_test(test_yaml_forms), cmocka_unit_test(test_unknown),
+        cmocka_unit_test(test_values),     cmocka_unit_test(test_unknown_environment),
+        cmocka_unit_test(test_bad_files),  cmocka_unit_test(test_secret_file),
+        cmocka_unit_test(test_show),       cmocka_unit_test(test_reload),
+        cmocka_unit_test(test_reference),  cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }

@@ -96,6 +96,47 @@ static void test_levels(void **state) {
     assert_int_equal(log_level_parse("loud", &level), -EINVAL);
 }
 
+static void test_rooms(void **state) {
+    char out[8192];
+    struct errmsg e = ERRMSG_NULL;
+    assert_int_equal(log_set_levels("warn, store=debug,rpc=error", &e), 0);
+    assert_int_equal(log_level_now, LOG_LEVEL_DEBUG);
+    assert_int_equal(log_level_of("store"), LOG_LEVEL_DEBUG);
+    assert_int_equal(log_level_of("rpc"), LOG_LEVEL_ERROR);
+    assert_int_equal(log_level_of("forward"), LOG_LEVEL_WARN);
+    begin();
+    LOG_DEBUG("store", "a");
+    LOG_WARN("rpc", "not shown");
+    LOG_INFO("forward", "not shown");
+    LOG_WARN("forward", "b");
+    end(out, sizeof(out));
+    assert_non_null(strstr(out, "debug store: a\n"));
+    assert_non_null(strstr(out, "warn  forward: b\n"));
+    assert_null(strstr(out, "not shown"));
+    assert_int_equal(log_set_levels("store=warn", &e), 0); /* the others: info */
+    assert_int_equal(log_level_of("rpc"), LOG_LEVEL_INFO);
+    assert_int_equal(log_level_now, LOG_LEVEL_INFO);
+}
+
+static void test_bad_rooms(void **state) {
+    static const char *const bad[][2] = {
+        {"", "\"\" is no level"},          {"loud", "\"loud\" is no level"},   {"info,store=", "\"\" is no level"},
+        {"info,stor=debug", "is no room"}, {"store=info,store=warn", "twice"}, {"info,warn", "twice"},
+        {"info,", "is no level"},          {"store=info=warn", "is no level"},
+    };
+    struct errmsg e;
+    log_set_level(LOG_LEVEL_WARN);
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        e = ERRMSG_NULL;
+        assert_int_equal(log_set_levels(bad[i][0], &e), -EINVAL);
+        assert_int_equal(log_check_levels(bad[i][0], &e), -EINVAL);
+        if (!strstr(e.text, bad[i][1]))
+            fail_msg("\"%s\" is told as %s", bad[i][0], e.text);
+        assert_int_equal(log_level_of("store"), LOG_LEVEL_WARN); /* all or nothing */
+    }
+    log_set_level(LOG_LEVEL_INFO);
+}
+
 static void test_limit(void **state) {
     struct log_limit l = {0};
     assert_true(log_limit_pass(&l, UINT64_MAX / 2));
@@ -108,8 +149,9 @@ static void test_limit(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_line),    cmocka_unit_test(test_forged), cmocka_unit_test(test_long),
-        cmocka_unit_test(test_threads), cmocka_unit_test(test_levels), cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_line),    cmocka_unit_test(test_forged),    cmocka_unit_test(test_long),
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_levels),    cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_rooms),   cmocka_unit_test(test_bad_rooms),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
