@@ -160,8 +160,11 @@ void load_step_done(struct load *l, struct load_message *m, const struct load_ou
 /* What has not begun would not be in the percentiles at all, though it has waited longest. */
 static void count_unbegun(struct load *l, uint64_t now) {
     uint64_t all = arrived(l, now);
-    l->result->unbegun = all - l->begun;
+    note_queue(l, now);
     l->result->arrived = all - l->arrived_before;
+    if (l->idle_n) /* only just due */
+        return;
+    l->result->unbegun = all - l->begun;
     for (uint64_t k = l->begun; k < all; k++)
         histogram_add(&l->result->latency, now - MIN(due_ns(l, k), now));
 }
@@ -179,7 +182,8 @@ static void phase_begin(struct load *l, enum load_phase phase, uint64_t now) {
         l->begin_ns = now;
         l->begin_cpu_ns = cpu_ns();
         l->second_end_ns = now + NS_PER_S;
-        l->arrived_before = l->o->rate ? arrived(l, now) : 0;
+        if (l->o->rate)
+            l->arrived_before = l->noticed = arrived(l, now);
         if (!l->o->count)
             l->phase_end_ns = now + (uint64_t)l->o->run_ms * NS_PER_MS;
     }
