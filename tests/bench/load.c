@@ -159,11 +159,9 @@ void load_step_done(struct load *l, struct load_message *m, const struct load_ou
 
 /* What has not begun would not be in the percentiles at all, though it has waited longest. */
 static void count_unbegun(struct load *l, uint64_t now) {
+    begin_messages(l, now); /* what is only just due is not late */
     uint64_t all = arrived(l, now);
-    note_queue(l, now);
     l->result->arrived = all - l->arrived_before;
-    if (l->idle_n) /* only just due */
-        return;
     l->result->unbegun = all - l->begun;
     for (uint64_t k = l->begun; k < all; k++)
         histogram_add(&l->result->latency, now - MIN(due_ns(l, k), now));
@@ -183,7 +181,7 @@ static void phase_begin(struct load *l, enum load_phase phase, uint64_t now) {
         l->begin_cpu_ns = cpu_ns();
         l->second_end_ns = now + NS_PER_S;
         if (l->o->rate)
-            l->arrived_before = l->noticed = arrived(l, now);
+            l->arrived_before = l->noticed = now > l->start_ns ? arrived(l, now - 1) : 0;
         if (!l->o->count)
             l->phase_end_ns = now + (uint64_t)l->o->run_ms * NS_PER_MS;
     }
@@ -255,6 +253,7 @@ static void run(struct load *l) {
     l->tick_ns = now + TICK_NS;
     l->phase_end_ns = now + (uint64_t)l->o->warmup_ms * NS_PER_MS;
     l->now_ms = clock_real_us() / 1000;
+    on_time(l, now); /* no warm-up at all */
     for (;;) {
         begin_messages(l, now);
         l->ending = l->phase == LOAD_DRAIN && !l->open;

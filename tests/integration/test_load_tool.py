@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 
 import pytest
 from harness import BUILD
@@ -36,6 +37,16 @@ def load(world, producer, *options, code=0):
                           check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return json.loads(done.stdout)
+
+
+def start(world, server, producer, *options):
+    """The tool, running, and where its report will be."""
+    log = world.directory / f"load-{producer}.log"
+    return Process("txmsg-bench", command(server, producer, *options), log), log
+
+
+def report_in(log):
+    return next(json.loads(line) for line in log.read_text().splitlines() if line.startswith("{"))
 
 
 def stored(world, producer):
@@ -105,6 +116,26 @@ def test_a_schedule_that_is_too_fast(world, producer, way):
     assert 0.25 < report["latency_ms"]["p50"] / 1e3 / report["seconds"] < 0.75
 
 
+def test_a_pause_of_the_service_is_seen_by_all_that_were_due(world, producer):
+    """Not only by the few that were under way: 50 a second for 2 seconds have waited for 1 second on average."""
+    tool, log = start(world, world.txmsgd.grpc, producer, "--callers=4", "--rate=50", "--seconds=600")
+    try:
+        wait_until(lambda: stored(world, producer)[1] > 10, 60, "the load has begun")
+        world.txmsgd.freeze()
+        begin = time.monotonic()
+        time.sleep(2) # the pause itself
+        world.txmsgd.thaw()
+        paused = time.monotonic() - begin
+        before = stored(world, producer)[1]
+        wait_until(lambda: stored(world, producer)[1] >= before + 50 * paused, 60, "what was due is done")
+    finally:
+        code = tool.stop(60)
+    report = report_in(log)
+    assert code == 0 and stored(world, producer) == answered(report["total"])
+    assert report["queued"] >= 50 * paused - 10
+    assert report["latency_ms"]["mean"] / 1e3 * report["messages"] > 50 * paused * paused / 2 * 0.8
+
+
 @pytest.mark.parametrize("way", ["calls", "stream"])
 def test_errors_are_counted(world, producer, way):
     report = load(world, producer, *PAIRS[way], "--seconds=0.5", "--topic=nothere", code=1)
@@ -115,9 +146,8 @@ def test_errors_are_counted(world, producer, way):
 def test_streams_that_break_are_opened_anew(world, producer):
     """What was answered is stored, and the load goes on."""
     proxy = Proxy(world.txmsgd.grpc_port)
-    log = world.directory / "load.log"
-    tool = Process("txmsg-bench", command(f"127.0.0.1:{proxy.port}", producer, "--callers=20", "--stream",
-                                          "--streams=2", "--seconds=600"), log)
+    tool, log = start(world, f"127.0.0.1:{proxy.port}", producer, "--callers=20", "--stream", "--streams=2",
+                      "--seconds=600")
     try:
         wait_until(lambda: stored(world, producer)[1] > 100, 60, "the load has begun")
         proxy.cut(refuse=False)
@@ -127,7 +157,7 @@ def test_streams_that_break_are_opened_anew(world, producer):
         code = tool.stop(60)
         proxy.close()
     assert code == 1, log.read_text()
-    report = next(json.loads(line) for line in log.read_text().splitlines() if line.startswith("{"))
+    report = report_in(log)
     all_of_them, committed, _, _ = stored(world, producer)
     assert all_of_them >= report["total"]["prepared"] and committed >= report["total"]["confirmed"]
     assert list(report["errors"]) == ["UNAVAILABLE"] and not report["stalled"]
