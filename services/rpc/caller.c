@@ -12,6 +12,7 @@
 #include "rpc/caller.h"
 
 #include "rpc/credentials.h"
+#include "rpc/crossing.h"
 #include "rpc/library.h"
 #include "rpc/payload.h"
 #include "rpc/wire.h"
@@ -190,6 +191,7 @@ static void *caller_main(void *arg) {
         grpc_event ev = grpc_completion_queue_next(c->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
         struct calling *x = ev.tag;
 
+        crossing_end(x);
         tell(x);
         pthread_mutex_lock(&c->lock);
         list_del(&x->link);
@@ -216,7 +218,10 @@ static void start(struct calling *x) {
                                         .status = &x->code,
                                         .status_details = &x->details}},
     };
-    grpc_call_error err = grpc_call_start_batch(x->core, ops, ARRAY_LEN(ops), x, NULL);
+    grpc_call_error err;
+
+    crossing_begin(x);
+    err = grpc_call_start_batch(x->core, ops, ARRAY_LEN(ops), x, NULL);
 
     ASSERT(err == GRPC_CALL_OK);
 }
