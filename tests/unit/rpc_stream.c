@@ -20,7 +20,7 @@ static struct {
     pthread_cond_t changed;
     struct rpc_stream *stream;
     int opened, messages, signals, closed;
-    bool hold, echo, pause, refuse, release;
+    _Atomic bool hold, echo, pause, refuse, release; /* set by tests, read by the rpc thread */
 } seen = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 static void note(int *what) {
