@@ -117,8 +117,8 @@ def test_without_descriptors_it_refuses_and_recovers(world, topic):
     assert served(daemon, topic)
     refused = metric(daemon, "txmsg_grpc_connections_refused_total")
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_files(pid) + 2, limits[1]))
-    with connections(daemon.grpc_port, 20) as opened:
-        wait_until(lambda: sum(map(is_closed, opened)) >= 10, 20, "connections are reset")
+    with connections(daemon.grpc_port, 100) as opened: # more than descriptors that are closed by and by
+        wait_until(lambda: any(map(is_closed, opened)), 20, "connections are reset")
     resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
     assert metric(daemon, "txmsg_grpc_connections_refused_total") > refused
     wait_until(lambda: served(daemon, topic), 20, "it serves again")
