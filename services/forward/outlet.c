@@ -34,8 +34,9 @@ static void make_sink(struct outlet *o, struct topology *t, const struct sub_con
     struct sink_owner owner = {.done = on_done, .ready = on_ready, .arg = o};
     struct errmsg e = ERRMSG_NULL;
 
+    topology_ref(t); /* first: another try comes with the one that is held */
     topology_unref(o->sink_snapshot);
-    o->sink_snapshot = topology_ref(t);
+    o->sink_snapshot = t;
     o->busy = false;
     int r = sink_new(&se, &owner, &o->sink, &e);
     if (r < 0) {
