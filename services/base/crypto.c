@@ -139,7 +139,7 @@ int base64_get(struct buf *out, struct bytes text) {
         out->n = before;
         out->p[before] = '\0';
     }
-    return r;
+    return r < 0 ? r : buf_error(out);
 }
 
 void crypto_random(void *p, size_t n) {

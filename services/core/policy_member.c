@@ -114,6 +114,7 @@ static int read_enum(const struct spec *s, const struct member *m, const json_t 
 int read_text(const struct spec *s, const struct member *m, const json_t *j, const char **ret) {
     const char *text = j ? text_of(j) : "", *wrong = NULL;
     struct violation v;
+    int r = 0;
 
     if (!text)
         return err_set(s->e, -EINVAL, "%s%s must be a string", s->path, m->name);
@@ -126,9 +127,11 @@ int read_text(const struct spec *s, const struct member *m, const json_t *j, con
     else if (m->kind == MEMBER_AMQP)
         wrong = url_wrong_amqp(text);
     else if (m->kind == MEMBER_SECRET)
-        wrong = secret_wrong(text);
+        r = secret_wrong(text, &wrong);
     else if (validate_text(m->name, bytes_str(text), (size_t)m->max, &v))
         wrong = v.description;
+    if (r < 0)
+        return err_set(s->e, r, "%s%s: out of memory", s->path, m->name);
     if (wrong)
         return err_set(s->e, -EINVAL, "%s%s %s", s->path, m->name, wrong);
     return keep_text(s, m->name, text, ret);

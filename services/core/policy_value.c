@@ -105,19 +105,21 @@ const char *url_wrong_amqp(const char *s) {
     return url_wrong(s, "amqp", "must begin with amqp:// or amqps://", true);
 }
 
-const char *secret_wrong(const char *s) {
+int secret_wrong(const char *s, const char **ret) {
     static const char wrong[] = "must be empty, or whsec_ and the base64 of 16..64 bytes";
     CLEANUP_BUF struct buf key;
 
     buf_init(&key, 4 * SECRET_BYTES_MAX);
+    *ret = NULL;
     if (s[0] == '\0')
-        return NULL;
+        return 0;
+    *ret = wrong;
     if (strncmp(s, "whsec_", 6) != 0 || strlen(s) > 6 + 2 * SECRET_BYTES_MAX)
-        return wrong;
+        return 0;
     int r = base64_get(&key, bytes_str(s + 6));
     if (r == -ENOMEM)
-        return "cannot be read: out of memory";
-    if (r < 0 || key.n < SECRET_BYTES_MIN || key.n > SECRET_BYTES_MAX)
-        return wrong;
-    return NULL;
+        return r;
+    if (r == 0 && key.n >= SECRET_BYTES_MIN && key.n <= SECRET_BYTES_MAX)
+        *ret = NULL;
+    return 0;
 }
