@@ -48,6 +48,15 @@ json_t *json_parse(struct bytes text, struct errmsg *e) {
     return j;
 }
 
+json_t *json_clone(const json_t *j) {
+    json_t *copy = json_deep_copy(j);
+    if (copy && !json_equal(copy, j)) {
+        json_decref(copy);
+        return NULL;
+    }
+    return copy;
+}
+
 static int put_piece(const char *p, size_t n, void *arg) {
     struct buf *out = arg;
     buf_put(out, p, n);

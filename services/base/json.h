@@ -12,6 +12,9 @@ int json_write(struct buf *out, const json_t *j) MUSTCHECK;
 /* A JSON string literal with quotes and escapes; `text` must be valid UTF-8. */
 void json_put_string(struct buf *out, struct bytes text);
 
+/* The whole of it, or NULL: json_deep_copy() leaves out members that it has no memory for. json_decref the result. */
+json_t *json_clone(const json_t *j) MUSTCHECK;
+
 /* Typed members with defaults for what is absent or null; -EINVAL and *e when the member has another type. */
 int json_member_str(const json_t *obj, const char *key, const char *def, const char **ret, struct errmsg *e) MUSTCHECK;
 int json_member_int(const json_t *obj, const char *key, int64_t def, int64_t *ret, struct errmsg *e) MUSTCHECK;

@@ -275,7 +275,7 @@ static int read_http(const struct spec *s, const json_t *obj, struct sink_conf *
     r = check_sink_headers(headers, s->e);
     if (r < 0 || json_object_size(headers) == 0)
         return r;
-    out->http.headers = json_deep_copy(headers);
+    out->http.headers = json_clone(headers);
     return out->http.headers ? 0 : err_set(s->e, -ENOMEM, "sink.http.headers: out of memory");
 }
 

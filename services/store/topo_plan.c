@@ -157,7 +157,7 @@ static int redact(json_t *j, bool all) {
 }
 
 json_t *topo_redact(const json_t *spec) {
-    CLEANUP_JSON json_t *copy = json_deep_copy(spec);
+    CLEANUP_JSON json_t *copy = json_clone(spec);
     if (!copy || redact(copy, false) != 0)
         return NULL;
     return TAKE(copy);

@@ -90,6 +90,22 @@ static void test_out_of_memory(void **state) {
     }
 }
 
+/* All of it or nothing. */
+static void test_clone(void **state) {
+    CLEANUP_JSON json_t *from = json_parse(BYTES_LIT("{\"a\":[1,2.5,\"text\"],\"b\":{\"c\":null}}"), NULL);
+    for (uint64_t n = 1;; n++) {
+        uint64_t before = mem_count();
+        mem_fail_at(n);
+        CLEANUP_JSON json_t *j = json_clone(from);
+        mem_fail_at(0);
+        if (mem_count() - before < n) {
+            assert_true(json_equal(j, from));
+            break;
+        }
+        assert_null(j);
+    }
+}
+
 static void test_put_string(void **state) {
     CLEANUP_BUF struct buf b;
     CLEANUP_BUF struct buf all;
@@ -163,7 +179,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_hostile),       cmocka_unit_test(test_depth),
         cmocka_unit_test(test_put_string), cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_write_bound),
-        cmocka_unit_test(test_members),
+        cmocka_unit_test(test_members),    cmocka_unit_test(test_clone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
