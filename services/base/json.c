@@ -1,12 +1,31 @@
 /*
  * jansson with the house's bounds. Its memory comes from mem.h like everybody's, so that fault tests reach it.
+ *
+ * jansson itself does not look at every allocation: for want of memory a parsed string may lack characters, and a copy
+ * members. So what it made while any allocation failed is thrown away.
  */
 #include "base/json.h"
 
 #define DEPTH_MAX 64
 
+static _Thread_local bool lacked; /* an allocation failed */
+
+static void *alloc(size_t n) {
+    void *p = mem_alloc(n);
+    lacked |= !p;
+    return p;
+}
+
 __attribute__((constructor)) static void use_house_memory(void) {
-    json_set_alloc_funcs(mem_alloc, mem_free);
+    json_set_alloc_funcs(alloc, mem_free);
+}
+
+/* What was made since `lacked` was false; NULL if it may not be whole. */
+static json_t *whole(json_t *j) {
+    if (!lacked)
+        return j;
+    json_decref(j);
+    return NULL;
 }
 
 /* jansson recurses up to 2048 levels; a scan over the brackets outside of strings keeps it far below. */
@@ -34,27 +53,26 @@ static bool too_deep(struct bytes text) {
 
 json_t *json_parse(struct bytes text, struct errmsg *e) {
     if (text.n == 0) {
-        err_set(e, -EINVAL, "empty, not JSON");
+        errno = -err_set(e, -EINVAL, "empty, not JSON");
         return NULL;
     }
     if (too_deep(text)) {
-        err_set(e, -EINVAL, "nested deeper than %d levels", DEPTH_MAX);
+        errno = -err_set(e, -EINVAL, "nested deeper than %d levels", DEPTH_MAX);
         return NULL;
     }
     json_error_t je;
-    json_t *j = json_loadb((const char *)text.p, text.n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &je);
-    if (!j)
-        err_set(e, -EINVAL, "line %d column %d: %s", je.line, je.column, je.text);
+    lacked = false;
+    json_t *j = whole(json_loadb((const char *)text.p, text.n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &je));
+    if (!j && lacked)
+        errno = -err_set(e, -ENOMEM, "out of memory");
+    else if (!j)
+        errno = -err_set(e, -EINVAL, "line %d column %d: %s", je.line, je.column, je.text);
     return j;
 }
 
 json_t *json_clone(const json_t *j) {
-    json_t *copy = json_deep_copy(j);
-    if (copy && !json_equal(copy, j)) {
-        json_decref(copy);
-        return NULL;
-    }
-    return copy;
+    lacked = false;
+    return whole(json_deep_copy(j));
 }
 
 static int put_piece(const char *p, size_t n, void *arg) {

@@ -5,14 +5,17 @@
 
 #include <jansson.h>
 
-/* Any JSON value; rejects duplicates and more than 64 levels. NULL and *e on failure; json_decref the result. */
+/*
+ * Any JSON value; rejects duplicates and more than 64 levels. NULL and *e on failure, errno tells ENOMEM from EINVAL.
+ * json_decref the result.
+ */
 json_t *json_parse(struct bytes text, struct errmsg *e) MUSTCHECK;
 /* Compact, keys in insertion order, reals with 15 digits; the buffer's error, -ENOMEM, -EINVAL. */
 int json_write(struct buf *out, const json_t *j) MUSTCHECK;
 /* A JSON string literal with quotes and escapes; `text` must be valid UTF-8. */
 void json_put_string(struct buf *out, struct bytes text);
 
-/* The whole of it, or NULL: json_deep_copy() leaves out members that it has no memory for. json_decref the result. */
+/* The whole of it, or NULL. json_decref the result. */
 json_t *json_clone(const json_t *j) MUSTCHECK;
 
 /* Typed members with defaults for what is absent or null; -EINVAL and *e when the member has another type. */

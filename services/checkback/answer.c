@@ -64,7 +64,7 @@ void answer_read(const struct web_response *resp, const struct uuid *tx, struct 
     }
     CLEANUP_JSON json_t *j = json_parse(resp->body, &e);
     if (!j)
-        no_answer(ret, "not JSON: %s", e.text);
+        no_answer(ret, "%s%s", errno == ENOMEM ? "" : "not JSON: ", e.text);
     else if (!json_is_object(j))
         no_answer(ret, "not a JSON object");
     else

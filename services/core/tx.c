@@ -305,6 +305,8 @@ static int stored_parse(struct stored *s, const struct msg *in, uint32_t n) {
             continue;
         struct errmsg e = ERRMSG_NULL;
         s->json[i] = json_parse(in[i].headers_json, &e);
+        if (!s->json[i] && errno == ENOMEM)
+            return -ENOMEM;
         if (!json_is_object(s->json[i]))
             return -EINVAL;
         total += json_object_size(s->json[i]);

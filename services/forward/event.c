@@ -84,9 +84,12 @@ static bool type_is_text(struct bytes type) {
 }
 
 static void put_data(struct buf *out, const struct msg *m) {
-    CLEANUP_JSON json_t *j = type_is_json(m->content_type) ? json_parse(m->body, NULL) : NULL;
+    bool says_json = type_is_json(m->content_type);
+    CLEANUP_JSON json_t *j = says_json ? json_parse(m->body, NULL) : NULL;
 
-    if (j) {
+    if (says_json && !j && errno == ENOMEM) { /* not the other form: the bytes of a message never change */
+        out->error = -ENOMEM;
+    } else if (j) {
         buf_put_str(out, "\"data\":");
         buf_put_bytes(out, m->body);
     } else if (type_is_text(m->content_type) && text_valid(m->body)) {

@@ -59,7 +59,7 @@ static int add_row(struct topology *t, const PGresult *res, int i, struct errmsg
     const char *name = text(res, i, COL_NAME);
     CLEANUP_JSON json_t *spec = json_parse(pg_get_bytes(res, i, COL_SPEC), e);
     if (!spec)
-        return -EINVAL;
+        return errno == ENOMEM ? -ENOMEM : -EINVAL;
     switch (pg_get_int16(res, i, COL_KIND)) {
     case ROW_TOPIC:
         return topology_add_topic(t, name, spec, e);

@@ -186,17 +186,18 @@ static struct entry *find_or_add(struct work *w, enum topo_kind kind, const char
 }
 
 /* A stored spec is compared, never judged: what this version cannot read counts as different. */
-static void add_stored(struct work *w, const struct topo_object *o) {
+static int add_stored(struct work *w, const struct topo_object *o) {
     struct entry *en = find_or_add(w, o->kind, o->name);
     en->have = o;
     en->have_spec = json_parse(bytes_str(o->spec), NULL);
+    return en->have_spec || errno != ENOMEM ? 0 : -ENOMEM;
 }
 
 static int parse_wanted(struct work *w, struct entry *en, size_t i, struct errmsg *e) {
     const struct topo_object *o = en->want;
     en->want_spec = json_parse(bytes_str(o->spec), e);
     if (!en->want_spec)
-        return -EINVAL;
+        return errno == ENOMEM ? -ENOMEM : -EINVAL;
     if (!json_is_object(en->want_spec))
         return err_set(e, -EINVAL, "is not a JSON object");
     int r;
@@ -278,7 +279,8 @@ int topo_plan_make(const struct topo_object *objects, size_t n, const struct top
         !(w.entries = mem_calloc(n + stored_n + 1, sizeof(*w.entries))))
         return -ENOMEM;
     for (size_t i = 0; i < stored_n; i++)
-        add_stored(&w, &stored[i]);
+        if (add_stored(&w, &stored[i]) < 0)
+            return -ENOMEM;
     for (size_t i = 0; i < n; i++) {
         int r = add_wanted(&w, &objects[i], i, e);
         if (r < 0)
