@@ -10,7 +10,7 @@ import uuid
 import grpc
 import psycopg2
 import pytest
-from harness import BUILD, rounds
+from harness import BUILD, FULL, rounds
 from harness.client import CONFIRMED, PREPARED, Client, message, publish_request, refused
 from harness.ids import uuid7
 from harness.peers import HANG, Reply
@@ -299,6 +299,7 @@ def test_takeover_and_a_late_confirm(world, place):
 # --- for a while ---
 
 
+@pytest.mark.skipif(not FULL, reason="two minutes: with --full")
 def test_goes_on_under_load(world, place):
     """Producers go on while partitions go: nothing is lost, what is delivered goes, an undecided transaction holds its
     period and what is younger, and a daemon that dies in between changes nothing of that."""
