@@ -48,9 +48,10 @@ int mailbox_new(struct loop *l, size_t max_items, void (*receive)(void *arg, str
                 struct mailbox **ret) MUSTCHECK;
 /* 0, or 1 = full or closed: the item stays the sender's. Not after mailbox_free(). @thread any */
 int mailbox_send(struct mailbox *m, struct list *item) MUSTCHECK;
-/* The same without waking the loop: whoever puts must call mailbox_wake() soon. @thread any */
-int mailbox_put(struct mailbox *m, struct list *item) MUSTCHECK;
-/* The same for many: takes from the head of the list what fits, the rest stays in it. @thread any */
+/*
+ * For many, without waking the loop: takes from the head of the list what fits, the rest stays in it (all, if closed).
+ * Whoever puts must call mailbox_wake() soon. @thread any
+ */
 void mailbox_put_all(struct mailbox *m, struct list *items);
 void mailbox_wake(struct mailbox *m);           /* if anything is in it. Not after mailbox_free(). @thread any */
 size_t mailbox_length(const struct mailbox *m); /* @thread any; a hint */

@@ -1,9 +1,9 @@
 /*
  * The bounded way into a loop: senders append under the lock, the loop swaps the whole list out and works unlocked.
  *
- * One wake at most is under way: the list is emptied in one piece, so what is added before that needs no second. The wake is sent under the lock, so once mailbox_close() has set `closed` no
- * sender will touch the handle and it may be closed. The bound counts what the loop has not received; what `receive`
- * got is the receiver's.
+ * One wake at most is under way: the list is emptied in one piece, so what is added before that needs no second. The
+ * wake is sent under the lock, so once mailbox_close() has set `closed` no sender will touch the handle and it may be
+ * closed. The bound counts what the loop has not received; what `receive` got is the receiver's.
  */
 #include "base/mem.h"
 #include "loop/loop_private.h"
@@ -97,7 +97,7 @@ static void wake(struct mailbox *m) {
     uv_async_send(&m->wake);
 }
 
-static int add(struct mailbox *m, struct list *item, bool and_wake) {
+int mailbox_send(struct mailbox *m, struct list *item) {
     int r = 1;
 
     pthread_mutex_lock(&m->lock);
@@ -105,20 +105,11 @@ static int add(struct mailbox *m, struct list *item, bool and_wake) {
     if (!m->closed && length < m->max) {
         list_add_tail(&m->items, item);
         atomic_store_explicit(&m->length, length + 1, memory_order_relaxed);
-        if (and_wake)
-            wake(m);
+        wake(m);
         r = 0;
     }
     pthread_mutex_unlock(&m->lock);
     return r;
-}
-
-int mailbox_send(struct mailbox *m, struct list *item) {
-    return add(m, item, true);
-}
-
-int mailbox_put(struct mailbox *m, struct list *item) {
-    return add(m, item, false);
 }
 
 void mailbox_put_all(struct mailbox *m, struct list *items) {
