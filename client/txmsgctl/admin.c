@@ -35,11 +35,6 @@ static const struct ctl_option stats_options[] = {
 };
 static const struct ctl_option no_options[] = {{NULL, NULL, NULL}};
 
-static char *opt(const struct ctl *c, const char *name) {
-    const char *v = args_get(&c->args, name);
-    return (char *)(uintptr_t)(v ? v : "");
-}
-
 static int cmd_apply(struct ctl *c) {
     const char *path = args_get(&c->args, "-f");
     struct errmsg e = ERRMSG_NULL;
@@ -99,8 +94,8 @@ static void print_letters(struct ctl *c, Txmsg__V1__DeadLetter *const *d, size_t
 
 static void fill_filter(const struct ctl *c, Txmsg__V1__DeadLetterFilter *f) {
     txmsg__v1__dead_letter_filter__init(f);
-    f->subscription = opt(c, "--subscription");
-    f->topic = opt(c, "--topic");
+    f->subscription = ctl_opt(c, "--subscription");
+    f->topic = ctl_opt(c, "--topic");
 }
 
 static int cmd_dead_list(struct ctl *c) {
@@ -156,7 +151,7 @@ static int cmd_dead_redrive(struct ctl *c) {
     q.names = (char **)(uintptr_t)c->args.words;
     q.n_names = (size_t)c->args.words_n;
     q.force = args_has(&c->args, "--force") || c->args.words_n > 0; /* names are explicit enough */
-    q.reason = opt(c, "--reason");
+    q.reason = ctl_opt(c, "--reason");
     q.actor = ctl_actor(c);
     int code =
         ctl_call(c, SERVICE "RedriveDeadLetters", &q.base, &txmsg__v1__redrive_dead_letters_response__descriptor, &r);
@@ -181,7 +176,7 @@ static int cmd_stuck_list(struct ctl *c) {
     const ProtobufCMessage *r;
     txmsg__v1__list_stuck_request__init(&q);
     txmsg__v1__stuck_filter__init(&f);
-    f.producer = opt(c, "--producer");
+    f.producer = ctl_opt(c, "--producer");
     q.filter = &f;
     int code = ctl_limit(c, &q.page_size);
     if (code == CTL_OK)
@@ -205,7 +200,7 @@ static int cmd_stuck_list(struct ctl *c) {
 static int cmd_stuck_resolve(struct ctl *c) {
     Txmsg__V1__ResolveStuckRequest q;
     const ProtobufCMessage *r;
-    const char *decision = opt(c, "--decision");
+    const char *decision = ctl_opt(c, "--decision");
     txmsg__v1__resolve_stuck_request__init(&q);
     if (c->args.words_n != 1)
         return ctl_usage("give exactly one transaction id");
@@ -215,10 +210,10 @@ static int cmd_stuck_resolve(struct ctl *c) {
         q.decision = TXMSG__V1__DECISION__DECISION_ROLLED_BACK;
     else
         return ctl_usage("--decision must be committed or rolled_back");
-    if (!*opt(c, "--reason"))
+    if (!*ctl_opt(c, "--reason"))
         return ctl_usage("--reason is required: it is kept with the decision");
     q.transaction_id = (char *)(uintptr_t)c->args.words[0];
-    q.reason = opt(c, "--reason");
+    q.reason = ctl_opt(c, "--reason");
     q.actor = ctl_actor(c);
     int code = ctl_call(c, SERVICE "ResolveStuck", &q.base, &txmsg__v1__resolve_stuck_response__descriptor, &r);
     if (code == CTL_OK && r) {
@@ -249,7 +244,7 @@ static int cmd_stats(struct ctl *c) {
     Txmsg__V1__GetStatsRequest q;
     const ProtobufCMessage *r;
     txmsg__v1__get_stats_request__init(&q);
-    q.subscription = opt(c, "--subscription");
+    q.subscription = ctl_opt(c, "--subscription");
     int code = ctl_call(c, SERVICE "GetStats", &q.base, &txmsg__v1__get_stats_response__descriptor, &r);
     if (code != CTL_OK || !r)
         return code;

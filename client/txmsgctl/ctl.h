@@ -69,13 +69,21 @@ void table_print(struct table *t);                 /* and frees */
  */
 int ctl_call(struct ctl *c, const char *method, const ProtobufCMessage *request,
              const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) MUSTCHECK;
+/*
+ * The same for a List method, page after page to the last: the request has page_size and page_token, the response the list and
+ * next_page_token. What comes, or is printed, is one response with all of it.
+ */
+int ctl_call_all(struct ctl *c, const char *method, ProtobufCMessage *request,
+                 const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) MUSTCHECK;
 int ctl_usage(const char *fmt, ...) PRINTF_LIKE(1, 2); /* prints and returns CTL_USAGE */
 void ctl_print_json(const ProtobufCMessage *m);
 /* "2026-01-02 03:04:05.678" or "-". */
 const char *ctl_time(struct ctl *c, const void *timestamp);
 /* "prepared" of a descriptor's value TRANSACTION_STATE_PREPARED. */
 const char *ctl_enum(struct ctl *c, const ProtobufCEnumDescriptor *d, int value);
-char *ctl_text(struct ctl *c, const char *s);     /* control characters as '.', for terminals */
+char *ctl_text(struct ctl *c, const char *s); /* control characters as '.', for terminals */
+char *ctl_opt(const struct ctl *c,
+              const char *name);                  /* the value of an option; "" = not given. For members of requests */
 char *ctl_actor(const struct ctl *c);             /* --actor, or the login name */
 int ctl_limit(const struct ctl *c, int32_t *ret); /* --limit; CTL_OK or CTL_USAGE */
 int ctl_more(const char *next_page_token);        /* tells people that there are more; CTL_OK */

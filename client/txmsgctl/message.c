@@ -40,11 +40,6 @@ static const struct ctl_option list_options[] = {
     {NULL, NULL, NULL},
 };
 
-static char *opt(const struct ctl *c, const char *name) {
-    const char *v = args_get(&c->args, name);
-    return (char *)(uintptr_t)(v ? v : "");
-}
-
 static int print_status(struct ctl *c, const Txmsg__V1__TransactionStatus *s) {
     struct table t = {0};
     table_row(&t, 5, "TRANSACTION", "STATE", "ORIGIN", "PREPARED", "DECIDED");
@@ -74,24 +69,24 @@ static int fill_headers(struct ctl *c, Txmsg__V1__Message *m) {
 
 static int fill_message(struct ctl *c, Txmsg__V1__Message *m) {
     txmsg__v1__message__init(m);
-    const char *file = args_get(&c->args, "--body-file"), *body = opt(c, "--body"), *key = opt(c, "--key");
+    const char *file = args_get(&c->args, "--body-file"), *body = ctl_opt(c, "--body"), *key = ctl_opt(c, "--key");
     size_t n = strlen(body);
     if (file && *body)
         return ctl_usage("give --body or --body-file, not both");
     if (file && !(body = ctl_read_file(c, file, &n)))
         return CTL_USAGE;
-    m->topic = opt(c, "--topic");
-    m->content_type = opt(c, "--content-type");
+    m->topic = ctl_opt(c, "--topic");
+    m->content_type = ctl_opt(c, "--content-type");
     m->body = (ProtobufCBinaryData){.len = n, .data = (uint8_t *)(uintptr_t)body};
     m->key = (ProtobufCBinaryData){.len = strlen(key), .data = (uint8_t *)(uintptr_t)key};
-    if (!*m->topic || !*opt(c, "--producer"))
+    if (!*m->topic || !*ctl_opt(c, "--producer"))
         return ctl_usage("--producer and --topic are required");
     return fill_headers(c, m);
 }
 
 /* An id made here can be repeated after an unknown outcome, so it is always shown. */
 static char *transaction_id(struct ctl *c) {
-    char *id = opt(c, "--id");
+    char *id = ctl_opt(c, "--id");
     if (*id)
         return id;
     struct uuid u;
@@ -111,16 +106,16 @@ static int cmd_prepare(struct ctl *c) {
         return code;
     txmsg__v1__prepare_request__init(&q);
     google__protobuf__duration__init(&after);
-    if (*opt(c, "--check-after")) {
-        if (text_duration_ms(opt(c, "--check-after"), &ms) < 0)
-            return ctl_usage("--check-after: '%s' is not a duration such as 10s", opt(c, "--check-after"));
+    if (*ctl_opt(c, "--check-after")) {
+        if (text_duration_ms(ctl_opt(c, "--check-after"), &ms) < 0)
+            return ctl_usage("--check-after: '%s' is not a duration such as 10s", ctl_opt(c, "--check-after"));
         after.seconds = ms / 1000;
         after.nanos = (int32_t)(ms % 1000) * 1000000;
         q.check_after = &after;
     }
     q.transaction_id = transaction_id(c);
-    q.producer = opt(c, "--producer");
-    q.business_key = opt(c, "--business-key");
+    q.producer = ctl_opt(c, "--producer");
+    q.business_key = ctl_opt(c, "--business-key");
     q.messages = list;
     q.n_messages = 1;
     const ProtobufCMessage *r;
@@ -140,8 +135,8 @@ static int cmd_publish(struct ctl *c) {
         return ctl_usage("--check-after has no meaning for publish");
     txmsg__v1__publish_request__init(&q);
     q.transaction_id = transaction_id(c);
-    q.producer = opt(c, "--producer");
-    q.business_key = opt(c, "--business-key");
+    q.producer = ctl_opt(c, "--producer");
+    q.business_key = ctl_opt(c, "--business-key");
     q.messages = list;
     q.n_messages = 1;
     const ProtobufCMessage *r;
@@ -165,7 +160,7 @@ static int cmd_confirm(struct ctl *c) {
     int code = one_id(c, &q.transaction_id);
     if (code != CTL_OK)
         return code;
-    q.producer = opt(c, "--producer");
+    q.producer = ctl_opt(c, "--producer");
     code = ctl_call(c, SERVICE "Confirm", &q.base, &txmsg__v1__confirm_response__descriptor, &r);
     return code == CTL_OK && r ? print_status(c, ((const Txmsg__V1__ConfirmResponse *)r)->status) : code;
 }
@@ -177,8 +172,8 @@ static int cmd_cancel(struct ctl *c) {
     int code = one_id(c, &q.transaction_id);
     if (code != CTL_OK)
         return code;
-    q.producer = opt(c, "--producer");
-    q.reason = opt(c, "--reason");
+    q.producer = ctl_opt(c, "--producer");
+    q.reason = ctl_opt(c, "--reason");
     code = ctl_call(c, SERVICE "Cancel", &q.base, &txmsg__v1__cancel_response__descriptor, &r);
     return code == CTL_OK && r ? print_status(c, ((const Txmsg__V1__CancelResponse *)r)->status) : code;
 }
@@ -275,20 +270,18 @@ static int parse_state(const char *v, Txmsg__V1__TransactionState *ret) {
 static int cmd_list(struct ctl *c) {
     Txmsg__V1__ListTransactionsRequest q;
     txmsg__v1__list_transactions_request__init(&q);
-    const char *limit = args_get(&c->args, "--limit");
-    q.producer = opt(c, "--producer");
-    q.topic = opt(c, "--topic");
-    q.business_key = opt(c, "--business-key");
-    q.page_size = limit ? (int32_t)strtol(limit, NULL, 10) : 50;
-    int code = *opt(c, "--state") ? parse_state(opt(c, "--state"), &q.state) : CTL_OK;
+    q.producer = ctl_opt(c, "--producer");
+    q.topic = ctl_opt(c, "--topic");
+    q.business_key = ctl_opt(c, "--business-key");
+    int code = ctl_limit(c, &q.page_size);
+    if (code == CTL_OK && *ctl_opt(c, "--state"))
+        code = parse_state(ctl_opt(c, "--state"), &q.state);
     if (code == CTL_OK)
         code = parse_time(c, "--since", &q.start_time);
     if (code == CTL_OK)
         code = parse_time(c, "--until", &q.end_time);
     if (code != CTL_OK)
         return code;
-    if (q.page_size <= 0)
-        return ctl_usage("--limit must be a positive number");
     const ProtobufCMessage *r;
     code = ctl_call(c, SERVICE "ListTransactions", &q.base, &txmsg__v1__list_transactions_response__descriptor, &r);
     if (code != CTL_OK || !r)
@@ -304,9 +297,7 @@ static int cmd_list(struct ctl *c) {
                   ctl_time(c, x->prepare_time), *x->business_key ? ctl_text(c, x->business_key) : "-");
     }
     table_print(&t);
-    if (*resp->next_page_token)
-        fprintf(stderr, "there are more; narrow the time or raise --limit (at most 1000)\n");
-    return CTL_OK;
+    return ctl_more(resp->next_page_token);
 }
 
 const struct ctl_command message_commands[] = {

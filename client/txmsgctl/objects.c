@@ -4,8 +4,6 @@
 
 #define SERVICE "/txmsg.v1.AdminService/"
 
-enum { PAGE = 1000 };
-
 static const struct ctl_option list_options[] = {{NULL, NULL, NULL}};
 static const struct ctl_option subscription_options[] = {
     {"--topic", "NAME", "only of this topic"},
@@ -23,11 +21,6 @@ static const struct ctl_option audit_options[] = {
     {"--limit", "N", "at most so many; default 50"},
     {NULL, NULL, NULL},
 };
-
-static char *opt(const struct ctl *c, const char *name) {
-    const char *v = args_get(&c->args, name);
-    return (char *)(uintptr_t)(v ? v : "");
-}
 
 /* One name given: that object as JSON, which is what `apply` takes. */
 static int show(struct ctl *c, const char *method, const ProtobufCMessage *q, const ProtobufCMessageDescriptor *d) {
@@ -49,8 +42,7 @@ static int cmd_topics(struct ctl *c) {
         return show(c, SERVICE "GetTopic", &one.base, &txmsg__v1__get_topic_response__descriptor);
     }
     txmsg__v1__list_topics_request__init(&q);
-    q.page_size = PAGE;
-    int code = ctl_call(c, SERVICE "ListTopics", &q.base, &txmsg__v1__list_topics_response__descriptor, &r);
+    int code = ctl_call_all(c, SERVICE "ListTopics", &q.base, &txmsg__v1__list_topics_response__descriptor, &r);
     if (code != CTL_OK || !r)
         return code;
     const Txmsg__V1__ListTopicsResponse *resp = (const Txmsg__V1__ListTopicsResponse *)r;
@@ -58,7 +50,7 @@ static int cmd_topics(struct ctl *c) {
     for (size_t i = 0; i < resp->n_topics; i++)
         table_row(&t, 2, resp->topics[i]->name, ctl_text(c, resp->topics[i]->description));
     table_print(&t);
-    return ctl_more(resp->next_page_token);
+    return CTL_OK;
 }
 
 static int cmd_producers(struct ctl *c) {
@@ -72,8 +64,7 @@ static int cmd_producers(struct ctl *c) {
         return show(c, SERVICE "GetProducer", &one.base, &txmsg__v1__get_producer_response__descriptor);
     }
     txmsg__v1__list_producers_request__init(&q);
-    q.page_size = PAGE;
-    int code = ctl_call(c, SERVICE "ListProducers", &q.base, &txmsg__v1__list_producers_response__descriptor, &r);
+    int code = ctl_call_all(c, SERVICE "ListProducers", &q.base, &txmsg__v1__list_producers_response__descriptor, &r);
     if (code != CTL_OK || !r)
         return code;
     const Txmsg__V1__ListProducersResponse *resp = (const Txmsg__V1__ListProducersResponse *)r;
@@ -86,7 +77,7 @@ static int cmd_producers(struct ctl *c) {
         table_row(&t, 2, resp->producers[i]->name, *all ? all : "-");
     }
     table_print(&t);
-    return ctl_more(resp->next_page_token);
+    return CTL_OK;
 }
 
 /* "http http://a/hook", "rabbitmq amqp://..." */
@@ -116,10 +107,9 @@ static int cmd_subscriptions(struct ctl *c) {
         return show(c, SERVICE "GetSubscription", &one.base, &txmsg__v1__get_subscription_response__descriptor);
     }
     txmsg__v1__list_subscriptions_request__init(&q);
-    q.page_size = PAGE;
-    q.topic = opt(c, "--topic");
+    q.topic = ctl_opt(c, "--topic");
     int code =
-        ctl_call(c, SERVICE "ListSubscriptions", &q.base, &txmsg__v1__list_subscriptions_response__descriptor, &r);
+        ctl_call_all(c, SERVICE "ListSubscriptions", &q.base, &txmsg__v1__list_subscriptions_response__descriptor, &r);
     if (code != CTL_OK || !r)
         return code;
     const Txmsg__V1__ListSubscriptionsResponse *resp = (const Txmsg__V1__ListSubscriptionsResponse *)r;
@@ -130,39 +120,33 @@ static int cmd_subscriptions(struct ctl *c) {
                   ctl_time(c, s->create_time), sink_text(c, s->sink));
     }
     table_print(&t);
-    return ctl_more(resp->next_page_token);
+    return CTL_OK;
+}
+
+static int pause_or_resume(struct ctl *c, bool pause) {
+    Txmsg__V1__PauseSubscriptionRequest p = TXMSG__V1__PAUSE_SUBSCRIPTION_REQUEST__INIT;
+    Txmsg__V1__ResumeSubscriptionRequest q = TXMSG__V1__RESUME_SUBSCRIPTION_REQUEST__INIT;
+    const ProtobufCMessage *r;
+    if (c->args.words_n != 1)
+        return ctl_usage("give one subscription");
+    p.name = q.name = (char *)(uintptr_t)c->args.words[0];
+    p.reason = q.reason = ctl_opt(c, "--reason");
+    p.actor = q.actor = ctl_actor(c);
+    int code = pause ? ctl_call(c, SERVICE "PauseSubscription", &p.base,
+                                &txmsg__v1__pause_subscription_response__descriptor, &r)
+                     : ctl_call(c, SERVICE "ResumeSubscription", &q.base,
+                                &txmsg__v1__resume_subscription_response__descriptor, &r);
+    if (code == CTL_OK && r)
+        printf(pause ? "%s is paused on every replica\n" : "%s delivers again\n", p.name);
+    return code;
 }
 
 static int cmd_pause(struct ctl *c) {
-    Txmsg__V1__PauseSubscriptionRequest q;
-    const ProtobufCMessage *r;
-    txmsg__v1__pause_subscription_request__init(&q);
-    if (c->args.words_n != 1)
-        return ctl_usage("give one subscription");
-    q.name = (char *)(uintptr_t)c->args.words[0];
-    q.reason = opt(c, "--reason");
-    q.actor = ctl_actor(c);
-    int code =
-        ctl_call(c, SERVICE "PauseSubscription", &q.base, &txmsg__v1__pause_subscription_response__descriptor, &r);
-    if (code == CTL_OK && r)
-        printf("%s is paused on every replica\n", q.name);
-    return code;
+    return pause_or_resume(c, true);
 }
 
 static int cmd_resume(struct ctl *c) {
-    Txmsg__V1__ResumeSubscriptionRequest q;
-    const ProtobufCMessage *r;
-    txmsg__v1__resume_subscription_request__init(&q);
-    if (c->args.words_n != 1)
-        return ctl_usage("give one subscription");
-    q.name = (char *)(uintptr_t)c->args.words[0];
-    q.reason = opt(c, "--reason");
-    q.actor = ctl_actor(c);
-    int code =
-        ctl_call(c, SERVICE "ResumeSubscription", &q.base, &txmsg__v1__resume_subscription_response__descriptor, &r);
-    if (code == CTL_OK && r)
-        printf("%s delivers again\n", q.name);
-    return code;
+    return pause_or_resume(c, false);
 }
 
 static int cmd_audit(struct ctl *c) {
@@ -170,9 +154,9 @@ static int cmd_audit(struct ctl *c) {
     const ProtobufCMessage *r;
     struct table t = {0};
     txmsg__v1__list_audit_request__init(&q);
-    q.actor = opt(c, "--by");
-    q.action = opt(c, "--action");
-    q.target = opt(c, "--target");
+    q.actor = ctl_opt(c, "--by");
+    q.action = ctl_opt(c, "--action");
+    q.target = ctl_opt(c, "--target");
     int code = ctl_limit(c, &q.page_size);
     if (code == CTL_OK)
         code = ctl_call(c, SERVICE "ListAudit", &q.base, &txmsg__v1__list_audit_response__descriptor, &r);

@@ -5,7 +5,7 @@
 
 #include "google/protobuf/timestamp.pb-c.h"
 
-enum { FILE_BYTES_MAX = 16 << 20, COLUMNS_MAX = 12 };
+enum { FILE_BYTES_MAX = 16 << 20, COLUMNS_MAX = 12, PAGE = 1000 };
 
 void table_row(struct table *t, int columns, ...) {
     ASSERT(columns <= COLUMNS_MAX && (!t->rows || columns == t->columns));
@@ -95,8 +95,9 @@ static int connect_once(struct ctl *c) {
     return CTL_UNREACHABLE;
 }
 
-int ctl_call(struct ctl *c, const char *method, const ProtobufCMessage *request,
-             const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) {
+/* CTL_OK: *ret is the response. */
+static int call(struct ctl *c, const char *method, const ProtobufCMessage *request,
+                const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) {
     struct rpc_result r = {0};
     int code = connect_once(c);
     if (code != CTL_OK)
@@ -106,19 +107,69 @@ int ctl_call(struct ctl *c, const char *method, const ProtobufCMessage *request,
         fprintf(stderr, "txmsgctl: %s: the call could not be sent: %s\n", c->server, err_text(e));
         return CTL_UNREACHABLE;
     }
-    *ret = NULL;
-    if (r.code != RPC_OK) {
-        if (c->json)
-            print_json_error(&r);
-        fprintf(stderr, "%s %s: %s\n", rpc_code_name(r.code), r.reason ? r.reason : "-",
-                r.message ? ctl_text(c, r.message) : "");
-        return exit_code(&r);
-    }
+    *ret = r.response;
+    if (r.code == RPC_OK)
+        return CTL_OK;
     if (c->json)
-        ctl_print_json(r.response);
-    else
-        *ret = r.response;
-    return CTL_OK;
+        print_json_error(&r);
+    fprintf(stderr, "%s %s: %s\n", rpc_code_name(r.code), r.reason ? r.reason : "-",
+            r.message ? ctl_text(c, r.message) : "");
+    return exit_code(&r);
+}
+
+static int printed(struct ctl *c, int code, const ProtobufCMessage **ret) {
+    if (code == CTL_OK && c->json) {
+        ctl_print_json(*ret);
+        *ret = NULL;
+    }
+    return code;
+}
+
+int ctl_call(struct ctl *c, const char *method, const ProtobufCMessage *request,
+             const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) {
+    *ret = NULL;
+    return printed(c, call(c, method, request, response, ret), ret);
+}
+
+static void *member(const ProtobufCMessage *m, const char *name) {
+    const ProtobufCFieldDescriptor *f = protobuf_c_message_descriptor_get_field_by_name(m->descriptor, name);
+    ASSERT(f);
+    return (char *)(uintptr_t)m + f->offset;
+}
+
+/* Puts the list of `page` behind that of `all`; the list is the first member of either. */
+static void append(struct ctl *c, const ProtobufCMessage *all, const ProtobufCMessage *page) {
+    const ProtobufCFieldDescriptor *f = &all->descriptor->fields[0];
+    size_t *n = (size_t *)(void *)((char *)(uintptr_t)all + f->quantifier_offset);
+    size_t more = *(const size_t *)(const void *)((const char *)page + f->quantifier_offset);
+    void ***list = (void ***)(void *)((char *)(uintptr_t)all + f->offset);
+    void **rows = mem_must(arena_alloc(&c->arena, (*n + more + 1) * sizeof(*rows)));
+    memcpy(rows, *list, *n * sizeof(*rows));
+    memcpy(rows + *n, *(void **const *)(const void *)((const char *)page + f->offset), more * sizeof(*rows));
+    *list = rows;
+    *n += more;
+}
+
+int ctl_call_all(struct ctl *c, const char *method, ProtobufCMessage *request,
+                 const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) {
+    const ProtobufCMessage *all = NULL, *page = NULL;
+    const char *token;
+    *(int32_t *)member(request, "page_size") = PAGE;
+    *ret = NULL;
+    do {
+        int code = call(c, method, request, response, &page);
+        if (code != CTL_OK)
+            return code;
+        token = *(char **)member(page, "next_page_token");
+        *(const char **)member(request, "page_token") = token;
+        if (!all)
+            all = page;
+        else
+            append(c, all, page);
+    } while (*token);
+    *(const char **)member(all, "next_page_token") = "";
+    *ret = all;
+    return printed(c, CTL_OK, ret);
 }
 
 const char *ctl_time(struct ctl *c, const void *timestamp) {
@@ -151,6 +202,11 @@ char *ctl_text(struct ctl *c, const char *s) {
     return t;
 }
 
+char *ctl_opt(const struct ctl *c, const char *name) {
+    const char *v = args_get(&c->args, name);
+    return (char *)(uintptr_t)(v ? v : "");
+}
+
 char *ctl_actor(const struct ctl *c) {
     const char *v = args_get(&c->args, "--actor");
     if (!v)
@@ -160,8 +216,13 @@ char *ctl_actor(const struct ctl *c) {
 
 int ctl_limit(const struct ctl *c, int32_t *ret) {
     const char *v = args_get(&c->args, "--limit");
-    *ret = v ? (int32_t)strtol(v, NULL, 10) : 50;
-    return *ret > 0 ? CTL_OK : ctl_usage("--limit must be a positive number");
+    char *end = (char *)(uintptr_t) "";
+    errno = 0;
+    long n = v ? strtol(v, &end, 10) : 50;
+    if (errno || *end || n <= 0 || n > INT32_MAX || (v && !isdigit((unsigned char)*v)))
+        return ctl_usage("--limit: '%s' is not a positive number", v);
+    *ret = (int32_t)n;
+    return CTL_OK;
 }
 
 int ctl_more(const char *next_page_token) {

@@ -102,7 +102,8 @@ def test_refused_is_1(world, topic):
 USAGE = [[], ["no-such-command"], ["confirm"], ["confirm", "--no-such-flag", "x"], ["publish"], ["get"],
          ["stuck", "resolve", "x"], ["stuck", "resolve", "x", "--decision", "maybe", "--reason", "r"],
          ["list", "--state", "nowhere"], ["prepare", "--producer", "shop", "--topic", "t", "--header", "noequals"],
-         ["--timeout", "soon", "list"], ["dead", "redrive"], ["apply"]]
+         ["--timeout", "soon", "list"], ["dead", "redrive"], ["apply"], ["pause"], ["resume", "a", "b"],
+         *[[*command, "--limit", bad] for command in (["list"], ["dead", "list"]) for bad in ("5x", "", "-1", "0", " 5", "9" * 20)]]
 
 
 @pytest.mark.parametrize("args", USAGE, ids=" ".join)
@@ -189,3 +190,15 @@ class TestMigrate:
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             codes = [d.returncode for d in pool.map(lambda _: empty.run("migrate", "up"), range(4))]
         assert codes == [0] * 4
+
+
+def test_lists_without_a_limit_go_to_the_last_page(world):
+    """More topics than one page holds: all are listed, in one table and in one JSON document."""
+    names = [f"page-{i:04}" for i in range(1005)]
+    world.ctl.apply({"topics": [{"name": name} for name in names]})
+    table = world.ctl.run("topics")
+    assert table.returncode == 0 and not table.stderr
+    assert [line.split()[0] for line in table.stdout.splitlines() if line.startswith("page-")] == names
+    answer = world.ctl.json("topics")
+    assert [t["name"] for t in answer["topics"] if t["name"].startswith("page-")] == names
+    assert "next_page_token" not in answer or not answer["next_page_token"]
