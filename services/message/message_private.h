@@ -71,6 +71,7 @@ void query_list(struct rpc_call *call, void *service);
 void query_run(struct list *query, struct reader *r, struct message_worker *w);
 /* operation.c: 1 = refused. */
 int service_parse_id(const char *text, struct arena *a, struct uuid *ret, struct rpc_error *err) MUSTCHECK;
+extern const struct rpc_error service_no_memory;
 void service_fail_memory(struct rpc_call *call);
 
 /* pipeline.c */

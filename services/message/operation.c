@@ -70,6 +70,13 @@ static int check_window(struct message_service *m, const struct uuid *id, struct
 
 /* --- request message -> operation: 0, 1 = refused, -ENOMEM --- */
 
+int operation_check_count(size_t n, struct arena *a, struct rpc_error *err) {
+    if (n > 0 && n <= LIMIT_BATCH_OPERATIONS)
+        return 0;
+    return codec_refuse(a, err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "operations",
+                        arena_printf(a, "has %zu operations, allowed are 1 to %d", n, LIMIT_BATCH_OPERATIONS));
+}
+
 int operation_unconfigured(struct rpc_error *err) {
     *err = (struct rpc_error){.code = RPC_UNAVAILABLE,
                               .reason = "STORE_UNAVAILABLE",
@@ -150,23 +157,32 @@ static int not_found(struct arena *a, const char *id, struct rpc_error *err) {
     return 1;
 }
 
-int operation_confirm(const struct operation_reader *o, const Txmsg__V1__ConfirmRequest *q, struct lane_op *op,
-                      struct rpc_error *err) {
-    struct arena *a = o->arena;
+/* What Confirm and Cancel have in common. */
+static int decision_op(const struct operation_reader *o, enum op_kind kind, const char *id, const char *producer,
+                       struct lane_op *op, struct rpc_error *err) {
     struct violation v;
-    op->kind = OP_CONFIRM;
+    op->kind = kind;
     op->origin = TX_ORIGIN_RPC;
     if (!o->topology)
         return operation_unconfigured(err);
-    int r = service_parse_id(q->transaction_id, a, &op->id, err);
+    int r = service_parse_id(id, o->arena, &op->id, err);
+    if (r)
+        return r;
+    if (*producer && validate_name("producer", bytes_str(producer), &v))
+        return codec_violation(o->arena, err, &v);
+    op->producer = *producer ? bytes_str(producer) : BYTES_NULL;
+    return 0;
+}
+
+int operation_confirm(const struct operation_reader *o, const Txmsg__V1__ConfirmRequest *q, struct lane_op *op,
+                      struct rpc_error *err) {
+    struct arena *a = o->arena;
+    int r = decision_op(o, OP_CONFIRM, q->transaction_id, q->producer, op, err);
     if (r)
         return r;
     if (q->n_bodies)
         return codec_refuse(a, err, RPC_INVALID_ARGUMENT, "BODIES_MISMATCH", "bodies",
                             "no message of this transaction was declared body_later");
-    if (*q->producer && validate_name("producer", bytes_str(q->producer), &v))
-        return codec_violation(a, err, &v);
-    op->producer = *q->producer ? bytes_str(q->producer) : BYTES_NULL;
     if (has_partition(o->service, &op->id))
         return 0;
     op->outcome = without_partition(o->service, &op->id);
@@ -178,18 +194,11 @@ int operation_cancel(const struct operation_reader *o, const Txmsg__V1__CancelRe
     struct arena *a = o->arena;
     struct violation v;
     struct rpc_error outside;
-    op->kind = OP_CANCEL;
-    op->origin = TX_ORIGIN_RPC;
-    if (!o->topology)
-        return operation_unconfigured(err);
-    int r = service_parse_id(q->transaction_id, a, &op->id, err);
+    int r = decision_op(o, OP_CANCEL, q->transaction_id, q->producer, op, err);
     if (r)
         return r;
-    if (*q->producer && validate_name("producer", bytes_str(q->producer), &v))
-        return codec_violation(a, err, &v);
     if (validate_text("reason", bytes_str(q->reason), LIMIT_REASON, &v))
         return codec_violation(a, err, &v);
-    op->producer = *q->producer ? bytes_str(q->producer) : BYTES_NULL;
     op->reason = *q->reason ? bytes_str(q->reason) : BYTES_NULL;
     op->tombstone = *q->producer && check_window(o->service, &op->id, a, &outside) == 0;
     if (has_partition(o->service, &op->id))

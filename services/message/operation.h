@@ -25,6 +25,8 @@ int operation_cancel(const struct operation_reader *o, const Txmsg__V1__CancelRe
 int operation_any(const struct operation_reader *o, const Txmsg__V1__Operation *q, struct lane_op *op,
                   struct rpc_error *err) MUSTCHECK;
 
+/* Of a Batch, or of a frame of a Pipeline. */
+int operation_check_count(size_t n, struct arena *a, struct rpc_error *err) MUSTCHECK;
 int operation_unconfigured(struct rpc_error *err); /* sets *err, returns 1 */
 /* "traceparent" or "traceparent\ntracestate" from the metadata; NULL for anything odd: tracing never fails a call. */
 const char *operation_trace(const char *parent, const char *state, struct arena *a);

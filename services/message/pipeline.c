@@ -387,10 +387,7 @@ static void on_message(struct rpc_stream *s, const ProtobufCMessage *message) {
     struct arena *a = rpc_stream_arena(s);
     struct reading r = {.read = 0};
     struct rpc_error err;
-    if (q->n_operations == 0 || q->n_operations > LIMIT_BATCH_OPERATIONS) {
-        (void)!codec_refuse(
-            a, &err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "operations",
-            arena_printf(a, "has %zu operations, allowed are 1 to %d", q->n_operations, LIMIT_BATCH_OPERATIONS));
+    if (operation_check_count(q->n_operations, a, &err)) {
         rpc_stream_fail(s, &err);
         return;
     }
@@ -441,11 +438,7 @@ static struct pipe *pipe_new(struct message_service *m, struct rpc_stream *s) {
 static void on_opened(struct rpc_stream *s) {
     struct pipe *p = pipe_new(rpc_stream_user(s), s);
     if (!p) {
-        const struct rpc_error err = {.code = RPC_RESOURCE_EXHAUSTED,
-                                      .reason = "OVERLOADED",
-                                      .message = "out of memory for this call; nothing was stored",
-                                      .retry_after_ms = 200};
-        rpc_stream_fail(s, &err);
+        rpc_stream_fail(s, &service_no_memory);
         return;
     }
     rpc_stream_set_data(s, p);

@@ -9,12 +9,13 @@
 
 #include "base/clock.h"
 
+const struct rpc_error service_no_memory = {.code = RPC_RESOURCE_EXHAUSTED,
+                                            .reason = "OVERLOADED",
+                                            .message = "out of memory for this call; nothing was stored",
+                                            .retry_after_ms = 200};
+
 void service_fail_memory(struct rpc_call *call) {
-    const struct rpc_error err = {.code = RPC_RESOURCE_EXHAUSTED,
-                                  .reason = "OVERLOADED",
-                                  .message = "out of memory for this call; nothing was stored",
-                                  .retry_after_ms = 200};
-    rpc_fail(call, &err);
+    rpc_fail(call, &service_no_memory);
 }
 
 /* --- requests --- */
@@ -186,8 +187,8 @@ static void unary(struct message_service *m, struct rpc_call *call, int decoded,
 }
 
 static const char *trace_of(struct rpc_call *call) {
-    return operation_trace(rpc_call_metadata(call, "traceparent"), rpc_call_metadata(call, "tracestate"),
-                           rpc_call_arena(call));
+    const char *parent = rpc_call_metadata(call, "traceparent");
+    return operation_trace(parent, parent ? rpc_call_metadata(call, "tracestate") : NULL, rpc_call_arena(call));
 }
 
 #define UNARY_HANDLER(name, Request, read, reply, trace)                                                               \
@@ -263,10 +264,7 @@ static void handle_batch(struct rpc_call *call, void *user) {
     struct arena *a = rpc_call_arena(call);
     struct operation_reader o;
     struct rpc_error err;
-    if (q->n_operations == 0 || q->n_operations > LIMIT_BATCH_OPERATIONS) {
-        (void)!codec_refuse(
-            a, &err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "operations",
-            arena_printf(a, "has %zu operations, allowed are 1 to %d", q->n_operations, LIMIT_BATCH_OPERATIONS));
+    if (operation_check_count(q->n_operations, a, &err)) {
         rpc_fail(call, &err);
         return;
     }

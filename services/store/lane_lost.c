@@ -130,8 +130,7 @@ static void on_tip(void *arg, PGresult *r, const struct pg_error *err) {
         kept = l->last_seq - 1;
     LOG_ERROR("store",
               "lane %d: THE DATABASE HAS LOST ACKNOWLEDGED COMMITS: it was answered OK up to seq %d, %s up to seq %d. "
-              "A standby "
-              "that lagged was promoted, or an older copy restored. See \"Trouble\" in deploy/README.md",
+              "A standby that lagged was promoted, or an older copy restored. See \"Trouble\" in deploy/README.md",
               l->number, l->last_seq, there ? "stored it is" : "the lane itself is gone, stored it is", kept);
     if (!l->lost_told)
         name_them(l, kept);

@@ -14,7 +14,6 @@ enum { ASK_MS = 100 };
 
 struct change {
     struct pg_conn *conn;
-    struct loop *loop;
     struct timer *timer;
     struct pg_run run;
     struct arena arena;
@@ -134,7 +133,6 @@ int topo_set_paused(struct loop *l, struct pg_conn *conn, const char *name, bool
         return -ENOMEM;
     arena_init(&c->arena, 4096);
     *c = (struct change){.conn = conn,
-                         .loop = l,
                          .arena = c->arena,
                          .paused = paused,
                          .dead_ns = (uint64_t)dead_ms * NS_PER_MS,

@@ -4,26 +4,15 @@
  * lane and on an adopted one, across a lost answer, and memory that runs out at any allocation.
  */
 #include "rig.h"
+#include "tap.h"
 
 #include "base/clock.h"
 #include "base/log.h"
 
 static struct rig rig;
-static int tests, failures;
-static bool good = true;
-
-static void expect(bool ok, const char *what) {
-    if (!ok)
-        printf("# not so: %s\n", what);
-    good &= ok;
-}
-#define EXPECT(cond) expect(cond, #cond)
 
 static void report(const char *name) {
-    failures += !good;
-    printf("%s %d - %s\n", good ? "ok" : "not ok", ++tests, name);
-    fflush(stdout);
-    good = true;
+    tap_report(name);
     rig_clear(&rig);
 }
 
@@ -265,7 +254,7 @@ static void out_of_memory(void) {
         run_calls(3);
         expect_stored(repeat);
         EXPECT(rig_sql(&rig, "SELECT count(*) FROM lane_log WHERE '%s' = ANY (conf)", id_of(repeat)) == 1);
-        if (good)
+        if (tap_good)
             at = fail_at;
         else if (at + 1 == fail_at)
             printf("# at allocation %llu\n", (unsigned long long)fail_at);
@@ -292,6 +281,5 @@ int main(int argc, char **argv) {
     deliveries(true);
     out_of_memory();
     rig_stop(&rig);
-    printf("1..%d\n", tests);
-    return failures ? 1 : 0;
+    return tap_end();
 }

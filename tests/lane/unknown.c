@@ -4,6 +4,7 @@
  * became of the batch (txmsg_unknown_commits_total), what was answered, and what is stored.
  */
 #include "rig.h"
+#include "tap.h"
 
 #include "base/log.h"
 #include "base/metric.h"
@@ -82,21 +83,6 @@ static const struct scene scenes[] = {
 static const char *const end_names[UNKNOWN_ENDS] = {"lost", "dead", "dead_earlier", "committed", "fenced", "foreign"};
 
 static struct rig rig;
-static int tests, failures;
-static bool good;
-
-static void expect(bool ok, const char *what) {
-    if (!ok)
-        printf("# not so: %s\n", what);
-    good &= ok;
-}
-#define EXPECT(cond) expect(cond, #cond)
-
-static void report(const char *name) {
-    failures += !good;
-    printf("%s %d - %s\n", good ? "ok" : "not ok", ++tests, name);
-    fflush(stdout);
-}
 
 /* --- what happened since the scene began --- */
 
@@ -142,7 +128,7 @@ static void expect_branch(enum unknown_end end) {
             continue;
         printf("# resolution %s came %lld times, %lld were due\n", end_names[i],
                (long long)(now.ends[i] - before.ends[i]), (long long)wanted);
-        good = false;
+        tap_good = false;
     }
 }
 
@@ -317,7 +303,6 @@ static char kind_at(int32_t lane, int32_t seq) {
 }
 
 static void run_scene(const struct scene *s, const char *dsn) {
-    good = true;
     if (s->adopted || rig.lane->adopted)
         rig_lane(&rig, s->adopted);
     int from = 0;
@@ -366,14 +351,13 @@ static void run_scene(const struct scene *s, const char *dsn) {
     rig_clear(&rig);
     if (gone)
         rig_lane(&rig, false);
-    report(s->name);
+    tap_report(s->name);
 }
 
 /* --- scenes of their own --- */
 
 /* The store cannot be reached until the callers' deadline has passed: they are told that nobody knows, and a repeat finds out. */
 static void unreachable(const char *name, bool exact, const char *stmt, enum wire_at at, enum unknown_end end) {
-    good = true;
     int from = 0;
     if (exact) {
         rig_call(&rig, OP_PREPARE, -1, 0);
@@ -408,7 +392,7 @@ static void unreachable(const char *name, bool exact, const char *stmt, enum wir
     EXPECT(rig.calls[n].outcome == OP_OK && rig.confirmed - before.confirmed == 1);
     expect_stored(&rig.calls[n]);
     rig_clear(&rig);
-    report(name);
+    tap_report(name);
 }
 
 #define WAIT_FOR_STANDBY                                                                                               \
@@ -417,7 +401,6 @@ static void unreachable(const char *name, bool exact, const char *stmt, enum wir
 
 /* Readers see the commit, a standby has not got it: the answer waits, whoever asks, until the standby has it. */
 static void standby(const char *name, const char *how) {
-    good = true;
     rig_settle(&rig);
     before = now_tally();
     rig_sql(&rig, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
@@ -445,12 +428,11 @@ static void standby(const char *name, const char *how) {
     expect_branch(UNKNOWN_COMMITTED);
     expect_stored(&rig.calls[0]);
     rig_clear(&rig);
-    report(name);
+    tap_report(name);
 }
 
 /* The answer of what comes behind the commit is lost: nothing is unknown, it is asked again. */
 static void lost_readback(void) {
-    good = true;
     rig_call(&rig, OP_PREPARE, -1, 0);
     rig_submit(&rig, 0);
     EXPECT(rig_wait_done(&rig));
@@ -466,7 +448,7 @@ static void lost_readback(void) {
     EXPECT(rig.calls[1].outcome == OP_OK && now_tally().ends[UNKNOWN_LOST] == before.ends[UNKNOWN_LOST]);
     expect_stored(&rig.calls[1]);
     rig_clear(&rig);
-    report("the answer of the read-back is lost");
+    tap_report("the answer of the read-back is lost");
 }
 
 static bool opened_again(struct rig *r) {
@@ -475,7 +457,6 @@ static bool opened_again(struct rig *r) {
 
 /* A lane whose opening was not heard of is left; the next one is used. */
 static void lost_opening(void) {
-    good = true;
     rig_settle(&rig);
     before = now_tally();
     int32_t old = rig.number;
@@ -492,7 +473,7 @@ static void lost_opening(void) {
     EXPECT(rig_sql(&rig, "SELECT count(*) FROM lane_log WHERE lane = %d", old + 1) == 0);
     expect_stored(&rig.calls[0]);
     rig_clear(&rig);
-    report("the answer of lane_open is lost");
+    tap_report("the answer of lane_open is lost");
 }
 
 static void close_lane(struct rig *r);
@@ -508,7 +489,6 @@ static bool is_closed(struct rig *r) {
 }
 
 static void lost_seal(void) {
-    good = true;
     rig_settle(&rig);
     int32_t lane = rig.number, seq = rig_next_seq(&rig);
     wire_arm(rig.wire, "lane_seal", WIRE_BEFORE_ANSWER);
@@ -521,7 +501,7 @@ static void lost_seal(void) {
     EXPECT(rig_sql(&rig, "SELECT count(*) FROM lane_log WHERE lane = %d AND kind = 'S'", lane) == 1);
     rig.closed = false;
     rig_lane(&rig, false);
-    report("the answer of the seal is lost");
+    tap_report("the answer of the seal is lost");
 }
 
 int main(int argc, char **argv) {
@@ -551,6 +531,5 @@ int main(int argc, char **argv) {
         lost_seal();
     }
     rig_stop(&rig);
-    printf("1..%d\n", tests);
-    return failures ? 1 : 0;
+    return tap_end();
 }
