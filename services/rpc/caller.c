@@ -13,11 +13,11 @@
 
 #include "rpc/credentials.h"
 #include "rpc/crossing.h"
+#include "rpc/exchange.h"
 #include "rpc/library.h"
 #include "rpc/payload.h"
 #include "rpc/wire.h"
 
-#include <grpc/grpc.h>
 #include <grpc/support/time.h>
 #include <pthread.h>
 #include <signal.h>
@@ -53,11 +53,7 @@ struct calling {
     const ProtobufCMessageDescriptor *descriptor;
     void (*done)(void *arg, const struct rpc_outcome *o);
     void *arg;
-    grpc_call *core;
-    grpc_byte_buffer *request, *response;
-    grpc_metadata_array headers, trailers;
-    grpc_status_code code;
-    grpc_slice details;
+    struct exchange exchange;
 };
 
 /* --- channels. @locks lock --- */
@@ -132,13 +128,7 @@ static int channel_of(struct rpc_caller *c, const char *target, struct channel *
 /* --- calls --- */
 
 static void calling_free(struct calling *x) {
-    grpc_byte_buffer_destroy(x->request);
-    if (x->response)
-        grpc_byte_buffer_destroy(x->response);
-    grpc_metadata_array_destroy(&x->headers);
-    grpc_metadata_array_destroy(&x->trailers);
-    grpc_slice_unref(x->details);
-    grpc_call_unref(x->core);
+    exchange_deinit(&x->exchange);
     mem_free(x);
 }
 
@@ -148,25 +138,25 @@ static const ProtobufCMessage *response_of(struct calling *x, struct arena *a) {
     struct wire_fault fault;
     struct bytes in;
 
-    if (!x->response || payload_view(x->response, &x->caller->scratch, &in) < 0 ||
+    if (!x->exchange.response || payload_view(x->exchange.response, &x->caller->scratch, &in) < 0 ||
         wire_check(x->descriptor, in, WIRE_FROM_SERVER, &fault))
         return NULL;
     return protobuf_c_message_unpack(x->descriptor, &allocator, in.n, in.p);
 }
 
 static void tell(struct calling *x) {
-    struct rpc_outcome o = {.code = (int)x->code, .message = ""};
+    struct rpc_outcome o = {.code = (int)x->exchange.code, .message = ""};
     struct arena a;
 
     arena_init(&a, (size_t)x->caller->o.receive_bytes * 16);
-    if (x->code == GRPC_STATUS_OK) {
+    if (x->exchange.code == GRPC_STATUS_OK) {
         o.response = response_of(x, &a);
         if (!o.response) {
             o.code = RPC_INTERNAL;
             o.message = "the response is not the expected message";
         }
     } else {
-        o.message = payload_text(&a, x->details);
+        o.message = payload_text(&a, x->exchange.details);
         o.message = o.message ? o.message : "";
     }
     x->done(x->arg, &o);
@@ -206,26 +196,6 @@ static void *caller_main(void *arg) {
     return NULL;
 }
 
-static void start(struct calling *x) {
-    grpc_op ops[6] = {
-        {.op = GRPC_OP_SEND_INITIAL_METADATA},
-        {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = x->request},
-        {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
-        {.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &x->headers},
-        {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &x->response},
-        {.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
-         .data.recv_status_on_client = {.trailing_metadata = &x->trailers,
-                                        .status = &x->code,
-                                        .status_details = &x->details}},
-    };
-    grpc_call_error err;
-
-    crossing_begin(x);
-    err = grpc_call_start_batch(x->core, ops, ARRAY_LEN(ops), x, NULL);
-
-    ASSERT(err == GRPC_CALL_OK);
-}
-
 /* Enters the lists, with its call on core. @locks lock */
 static int enter(struct rpc_caller *c, const struct rpc_call_request *r, struct calling *x) {
     gpr_timespec deadline =
@@ -239,7 +209,7 @@ static int enter(struct rpc_caller *c, const struct rpc_call_request *r, struct 
     if (e)
         return e;
     path = grpc_slice_from_copied_string(r->path);
-    x->core =
+    x->exchange.call =
         grpc_channel_create_call(x->channel->core, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue, path, NULL, deadline, NULL);
     grpc_slice_unref(path);
     x->channel->calls++;
@@ -259,19 +229,17 @@ int rpc_caller_call(struct rpc_caller *c, const struct rpc_call_request *r) {
     x->descriptor = r->response;
     x->done = r->done;
     x->arg = r->arg;
-    x->details = grpc_empty_slice();
-    x->request = payload_pack(r->request);
-    grpc_metadata_array_init(&x->headers);
-    grpc_metadata_array_init(&x->trailers);
+    exchange_init(&x->exchange);
+    x->exchange.request = payload_pack(r->request);
     pthread_mutex_lock(&c->lock);
     e = enter(c, r, x);
-    if (e == 0)
-        start(x); /* under the lock, so that stopping finds it whole */
-    pthread_mutex_unlock(&c->lock);
-    if (e) {
-        grpc_byte_buffer_destroy(x->request);
-        mem_free(x);
+    if (e == 0) { /* under the lock, so that stopping finds it whole */
+        crossing_begin(x);
+        exchange_start(&x->exchange, x);
     }
+    pthread_mutex_unlock(&c->lock);
+    if (e)
+        calling_free(x);
     return e;
 }
 
@@ -312,7 +280,7 @@ void rpc_caller_stop(struct rpc_caller *c) {
     pthread_mutex_lock(&c->lock);
     c->stopped = true;
     LIST_FOR (e, &c->calls)
-        grpc_call_cancel(LIST_ENTRY(e, struct calling, link)->core, NULL);
+        grpc_call_cancel(LIST_ENTRY(e, struct calling, link)->exchange.call, NULL);
     while (c->live > 0)
         pthread_cond_wait(&c->changed, &c->lock);
     pthread_mutex_unlock(&c->lock);

@@ -5,12 +5,12 @@
 #include "rpc/client.h"
 
 #include "rpc/credentials.h"
+#include "rpc/exchange.h"
 #include "rpc/library.h"
 #include "rpc/payload.h"
 #include "rpc/status.h"
 #include "rpc/wire.h"
 
-#include <grpc/grpc.h>
 #include <grpc/grpc_posix.h>
 #include <grpc/support/time.h>
 #include <unistd.h>
@@ -19,16 +19,6 @@ enum { RECEIVE_MAX = 64 << 20 };
 
 struct rpc_client {
     grpc_channel *channel;
-};
-
-/* Everything the one batch of a call points to. */
-struct exchange {
-    grpc_completion_queue *queue;
-    grpc_call *call;
-    grpc_byte_buffer *request, *response;
-    grpc_metadata_array headers, trailers;
-    grpc_status_code code;
-    grpc_slice details;
 };
 
 /* `fd` < 0: core connects by itself. */
@@ -79,51 +69,25 @@ void rpc_client_free(struct rpc_client *c) {
     library_deinit();
 }
 
-static void exchange_init(struct exchange *x, struct rpc_client *c, const char *path, int64_t timeout_ms) {
+static grpc_completion_queue *begin(struct rpc_client *c, struct exchange *x, const char *path, int64_t timeout_ms) {
     gpr_timespec deadline =
         gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(MAX(timeout_ms, 0), GPR_TIMESPAN));
     grpc_slice method = grpc_slice_from_copied_string(path);
+    grpc_completion_queue *queue = grpc_completion_queue_create_for_pluck(NULL);
 
-    *x = (struct exchange){.queue = grpc_completion_queue_create_for_pluck(NULL)};
-    grpc_metadata_array_init(&x->headers);
-    grpc_metadata_array_init(&x->trailers);
-    x->call =
-        grpc_channel_create_call(c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, x->queue, method, NULL, deadline, NULL);
+    exchange_init(x);
+    x->call = grpc_channel_create_call(c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, queue, method, NULL, deadline, NULL);
     grpc_slice_unref(method);
+    return queue;
 }
 
-static void exchange_deinit(struct exchange *x) {
-    grpc_call_unref(x->call);
-    grpc_completion_queue_shutdown(x->queue);
-    while (grpc_completion_queue_pluck(x->queue, NULL, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type !=
+static void end(struct exchange *x, grpc_completion_queue *queue) {
+    exchange_deinit(x);
+    grpc_completion_queue_shutdown(queue);
+    while (grpc_completion_queue_pluck(queue, NULL, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type !=
            GRPC_QUEUE_SHUTDOWN)
         ;
-    grpc_completion_queue_destroy(x->queue);
-    grpc_byte_buffer_destroy(x->request);
-    if (x->response)
-        grpc_byte_buffer_destroy(x->response);
-    grpc_metadata_array_destroy(&x->headers);
-    grpc_metadata_array_destroy(&x->trailers);
-    grpc_slice_unref(x->details);
-}
-
-static void exchange_run(struct exchange *x) {
-    grpc_op ops[6] = {
-        {.op = GRPC_OP_SEND_INITIAL_METADATA},
-        {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = x->request},
-        {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
-        {.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &x->headers},
-        {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &x->response},
-        {.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
-         .data.recv_status_on_client = {.trailing_metadata = &x->trailers,
-                                        .status = &x->code,
-                                        .status_details = &x->details}},
-    };
-    grpc_call_error err = grpc_call_start_batch(x->call, ops, ARRAY_LEN(ops), x, NULL);
-
-    ASSERT(err == GRPC_CALL_OK);
-    /* The call has a deadline, so this ends. */
-    grpc_completion_queue_pluck(x->queue, x, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+    grpc_completion_queue_destroy(queue);
 }
 
 /* The details of an error; what is not there or not readable stays as grpc itself reported it. */
@@ -174,13 +138,15 @@ int rpc_client_call(struct rpc_client *c, const char *path, const ProtobufCMessa
                     const ProtobufCMessageDescriptor *response, int64_t timeout_ms, struct arena *a,
                     struct rpc_result *ret) {
     struct exchange x;
+    grpc_completion_queue *queue = begin(c, &x, path, timeout_ms);
     int err;
 
-    exchange_init(&x, c, path, timeout_ms);
     x.request = payload_pack(request);
-    exchange_run(&x);
+    exchange_start(&x, &x);
+    /* The call has a deadline, so this ends. */
+    grpc_completion_queue_pluck(queue, &x, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
     *ret = (struct rpc_result){.code = (int)x.code, .message = ""};
     err = x.code == GRPC_STATUS_OK ? read_response(&x, response, a, ret) : read_error(&x, a, ret);
-    exchange_deinit(&x);
+    end(&x, queue);
     return err;
 }

@@ -35,7 +35,7 @@
 #include <signal.h>
 
 enum {
-    SLOTS_DEFAULT = 128,
+    SLOTS_DEFAULT = 16,
     STREAMS_DEFAULT = 2048,
     CONNECTIONS_DEFAULT = 10000,
     CALLS_DEFAULT = 16384,

@@ -4,17 +4,14 @@
  */
 #include "load_driver.h"
 
+#include "rpc/exchange.h"
 #include "rpc/payload.h"
 
 #include <grpc/byte_buffer.h>
 
-struct call { /* what the batch under way points to */
+struct call {
     struct load_message *message;
-    grpc_call *core;
-    grpc_byte_buffer *request, *response;
-    grpc_metadata_array headers, trailers;
-    grpc_status_code code;
-    grpc_slice details;
+    struct exchange exchange;
 };
 
 static int unary_init(struct load *l, struct errmsg *e) {
@@ -24,18 +21,15 @@ static int unary_init(struct load *l, struct errmsg *e) {
     l->driver_state = calls;
     for (int64_t i = 0; i < l->o->callers; i++) {
         calls[i].message = &l->messages[i];
-        grpc_metadata_array_init(&calls[i].headers);
-        grpc_metadata_array_init(&calls[i].trailers);
+        exchange_init(&calls[i].exchange);
     }
     return 0;
 }
 
 static void unary_deinit(struct load *l) {
     struct call *calls = l->driver_state;
-    for (int64_t i = 0; calls && i < l->o->callers; i++) {
-        grpc_metadata_array_destroy(&calls[i].headers);
-        grpc_metadata_array_destroy(&calls[i].trailers);
-    }
+    for (int64_t i = 0; calls && i < l->o->callers; i++)
+        exchange_deinit(&calls[i].exchange);
     mem_free(calls);
 }
 
@@ -44,23 +38,12 @@ static void unary_step(struct load *l, struct load_message *m) {
     const struct load_channel *channel = &l->channels[m->index % (size_t)l->o->channels];
     enum request_kind kind = m->plan[m->at].kind;
     grpc_slice slice = request_pack(&l->requests[kind], m->ids);
-    c->request = grpc_raw_byte_buffer_create(&slice, 1);
+    c->exchange.request = grpc_raw_byte_buffer_create(&slice, 1);
     grpc_slice_unref(slice);
-    c->headers.count = c->trailers.count = 0; /* the elements belonged to the call before */
-    c->core = grpc_channel_create_registered_call(channel->core, NULL, GRPC_PROPAGATE_DEFAULTS, l->queue,
-                                                  channel->methods[kind], gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
-    const grpc_op ops[] = {
-        {.op = GRPC_OP_SEND_INITIAL_METADATA},
-        {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = c->request},
-        {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
-        {.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &c->headers},
-        {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &c->response},
-        {.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
-         .data.recv_status_on_client = {.trailing_metadata = &c->trailers,
-                                        .status = &c->code,
-                                        .status_details = &c->details}},
-    };
-    ASSERT(grpc_call_start_batch(c->core, ops, ARRAY_LEN(ops), c, NULL) == GRPC_CALL_OK);
+    c->exchange.call =
+        grpc_channel_create_registered_call(channel->core, NULL, GRPC_PROPAGATE_DEFAULTS, l->queue,
+                                            channel->methods[kind], gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+    exchange_start(&c->exchange, c);
     l->batches++;
 }
 
@@ -68,7 +51,7 @@ static void unary_step(struct load *l, struct load_message *m) {
 static uint64_t items_done(struct load *l, const struct call *c) {
     struct bytes in = BYTES_NULL;
     uint64_t n = 0;
-    if (c->response && payload_view(c->response, &l->scratch, &in) < 0)
+    if (c->exchange.response && payload_view(c->exchange.response, &l->scratch, &in) < 0)
         in = BYTES_NULL;
     request_batch_result(in, (size_t)l->o->batch, l->result->errors, &n);
     return n;
@@ -76,16 +59,12 @@ static uint64_t items_done(struct load *l, const struct call *c) {
 
 static void unary_event(struct load *l, const grpc_event *ev, uint64_t now) {
     struct call *c = ev->tag;
-    grpc_slice details = c->details;
-    struct load_outcome o = {.code = (int)c->code, .text = load_slice(&details), .messages = 1};
-    if (c->code == GRPC_STATUS_OK && l->o->batch)
+    grpc_slice details = c->exchange.details;
+    struct load_outcome o = {.code = (int)c->exchange.code, .text = load_slice(&details), .messages = 1};
+    if (c->exchange.code == GRPC_STATUS_OK && l->o->batch)
         o.messages = items_done(l, c);
-    grpc_call_unref(c->core);
-    grpc_byte_buffer_destroy(c->request);
-    if (c->response)
-        grpc_byte_buffer_destroy(c->response);
-    c->core = NULL;
-    c->request = c->response = NULL;
+    c->exchange.details = grpc_empty_slice();
+    exchange_reset(&c->exchange);
     l->batches--;
     load_step_done(l, c->message, &o, now); /* uses the call again */
     grpc_slice_unref(details);
@@ -94,8 +73,8 @@ static void unary_event(struct load *l, const grpc_event *ev, uint64_t now) {
 static void unary_cancel(struct load *l) {
     struct call *calls = l->driver_state;
     for (int64_t i = 0; i < l->o->callers; i++)
-        if (calls[i].core)
-            grpc_call_cancel(calls[i].core, NULL);
+        if (calls[i].exchange.call)
+            grpc_call_cancel(calls[i].exchange.call, NULL);
 }
 
 const struct load_driver load_unary = {
