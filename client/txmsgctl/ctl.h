@@ -83,7 +83,12 @@ const char *ctl_time(struct ctl *c, const void *timestamp);
 const char *ctl_enum(struct ctl *c, const ProtobufCEnumDescriptor *d, int value);
 char *ctl_text(struct ctl *c, const char *s); /* control characters as '.', for terminals */
 char *ctl_opt(const struct ctl *c,
-              const char *name);                  /* the value of an option; "" = not given. For members of requests */
+              const char *name); /* the value of an option; "" = not given. For members of requests */
+/*
+ * Before what cannot be undone: CTL_OK with --yes, or when a person at the terminal says so to "<question>? [y/N]". Else CTL_REFUSED
+ * (the answer was no) or CTL_USAGE (nobody can be asked), both after saying so.
+ */
+int ctl_confirm(const struct ctl *c, const char *question) MUSTCHECK;
 char *ctl_actor(const struct ctl *c);             /* --actor, or the login name */
 int ctl_limit(const struct ctl *c, int32_t *ret); /* --limit; CTL_OK or CTL_USAGE */
 int ctl_more(const char *next_page_token);        /* tells people that there are more; CTL_OK */

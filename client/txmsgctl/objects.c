@@ -14,6 +14,12 @@ static const struct ctl_option pause_options[] = {
     {"--actor", "NAME", "who, for the audit; default the login name"},
     {NULL, NULL, NULL},
 };
+static const struct ctl_option delete_options[] = {
+    {"--dry-run", NULL, "only say whether it could be deleted"},
+    {"--yes", NULL, "do not ask"},
+    {"--actor", "NAME", "who, for the audit; default the login name"},
+    {NULL, NULL, NULL},
+};
 static const struct ctl_option audit_options[] = {
     {"--by", "NAME", "only what this person did"},
     {"--action", "NAME", "only this act, as in stuck.resolve"},
@@ -149,6 +155,45 @@ static int cmd_resume(struct ctl *c) {
     return pause_or_resume(c, false);
 }
 
+/* --- delete --- */
+
+/* Requests and responses of the three have one shape: that of a topic's. */
+static int delete_object(struct ctl *c, const char *what, const char *method, ProtobufCMessage *request,
+                         const ProtobufCMessageDescriptor *response) {
+    Txmsg__V1__DeleteTopicRequest *q = (Txmsg__V1__DeleteTopicRequest *)request;
+    const ProtobufCMessage *r;
+    if (c->args.words_n != 1)
+        return ctl_usage("give one %s", what);
+    q->name = (char *)(uintptr_t)c->args.words[0];
+    q->validate_only = args_has(&c->args, "--dry-run");
+    q->actor = ctl_actor(c);
+    int code = q->validate_only
+                   ? CTL_OK
+                   : ctl_confirm(c, mem_must(arena_printf(&c->arena, "delete %s %s", what, ctl_text(c, q->name))));
+    if (code == CTL_OK)
+        code = ctl_call(c, method, request, response, &r);
+    if (code == CTL_OK && r)
+        printf(q->validate_only ? "%s %s can be deleted\n" : "%s %s is deleted\n", what, q->name);
+    return code;
+}
+
+static int cmd_delete_topic(struct ctl *c) {
+    Txmsg__V1__DeleteTopicRequest q = TXMSG__V1__DELETE_TOPIC_REQUEST__INIT;
+    return delete_object(c, "topic", SERVICE "DeleteTopic", &q.base, &txmsg__v1__delete_topic_response__descriptor);
+}
+
+static int cmd_delete_producer(struct ctl *c) {
+    Txmsg__V1__DeleteProducerRequest q = TXMSG__V1__DELETE_PRODUCER_REQUEST__INIT;
+    return delete_object(c, "producer", SERVICE "DeleteProducer", &q.base,
+                         &txmsg__v1__delete_producer_response__descriptor);
+}
+
+static int cmd_delete_subscription(struct ctl *c) {
+    Txmsg__V1__DeleteSubscriptionRequest q = TXMSG__V1__DELETE_SUBSCRIPTION_REQUEST__INIT;
+    return delete_object(c, "subscription", SERVICE "DeleteSubscription", &q.base,
+                         &txmsg__v1__delete_subscription_response__descriptor);
+}
+
 static int cmd_audit(struct ctl *c) {
     Txmsg__V1__ListAuditRequest q;
     const ProtobufCMessage *r;
@@ -180,6 +225,11 @@ const struct ctl_command object_commands[] = {
      cmd_subscriptions},
     {"pause", "SUBSCRIPTION", "stops deliveries, on every replica", pause_options, cmd_pause},
     {"resume", "SUBSCRIPTION", "starts them again", pause_options, cmd_resume},
+    {"delete topic", "NAME", "deletes a topic that no subscription reads", delete_options, cmd_delete_topic},
+    {"delete producer", "NAME", "deletes a producer of which nothing is undecided", delete_options,
+     cmd_delete_producer},
+    {"delete subscription", "NAME", "deletes a subscription; what it has not delivered is discarded", delete_options,
+     cmd_delete_subscription},
     {"audit", "", "what people did, newest first", audit_options, cmd_audit},
     {NULL, NULL, NULL, NULL, NULL},
 };

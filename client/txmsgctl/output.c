@@ -5,6 +5,8 @@
 
 #include "google/protobuf/timestamp.pb-c.h"
 
+#include <unistd.h>
+
 enum { FILE_BYTES_MAX = 16 << 20, COLUMNS_MAX = 12, PAGE = 1000 };
 
 void table_row(struct table *t, int columns, ...) {
@@ -205,6 +207,19 @@ char *ctl_text(struct ctl *c, const char *s) {
 char *ctl_opt(const struct ctl *c, const char *name) {
     const char *v = args_get(&c->args, name);
     return (char *)(uintptr_t)(v ? v : "");
+}
+
+int ctl_confirm(const struct ctl *c, const char *question) {
+    char line[16];
+    if (args_has(&c->args, "--yes"))
+        return CTL_OK;
+    if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO))
+        return ctl_usage("%s? Nobody can be asked here: say --yes", question);
+    fprintf(stderr, "%s? [y/N] ", question);
+    if (fgets(line, sizeof(line), stdin) && (!strcasecmp(line, "y\n") || !strcasecmp(line, "yes\n")))
+        return CTL_OK;
+    fputs("nothing was changed\n", stderr);
+    return CTL_REFUSED;
 }
 
 char *ctl_actor(const struct ctl *c) {

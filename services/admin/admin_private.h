@@ -67,11 +67,16 @@ void admin_stats(struct rpc_call *call, void *service);
 void admin_get_topic(struct rpc_call *call, void *service);
 void admin_get_producer(struct rpc_call *call, void *service);
 void admin_get_subscription(struct rpc_call *call, void *service);
+void admin_delete_topic(struct rpc_call *call, void *service);
+void admin_delete_producer(struct rpc_call *call, void *service);
+void admin_delete_subscription(struct rpc_call *call, void *service);
 void admin_list_topics(struct rpc_call *call, void *service);
 void admin_list_producers(struct rpc_call *call, void *service);
 void admin_list_subscriptions(struct rpc_call *call, void *service);
 void admin_pause(struct rpc_call *call, void *service);
 void admin_resume(struct rpc_call *call, void *service);
 void admin_list_audit(struct rpc_call *call, void *service);
+/* Also the error's metadata `name`, and what it is about. */
+void job_refuse_missing(struct job *j, enum topo_kind kind, const char *name);
 /* topology.c: the stored object as its message of the contract, secrets masked; NULL = out of memory */
 ProtobufCMessage *admin_object(struct arena *a, const struct topo_object *o);

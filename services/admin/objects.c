@@ -33,11 +33,11 @@ static ProtobufCMessage *object_of(struct arena *a, const struct topo_object *o)
 
 /* --- one --- */
 
-static void refuse_missing(struct objects *j) {
+void job_refuse_missing(struct job *j, enum topo_kind kind, const char *name) {
     static const char *const reasons[] = {"TOPIC_NOT_FOUND", "PRODUCER_NOT_FOUND", "SUBSCRIPTION_NOT_FOUND"};
-    job_refuse(&j->job, RPC_NOT_FOUND, reasons[j->kind], NULL, "it does not exist");
-    j->job.err.meta[0] = "name";
-    j->job.err.meta[1] = j->name;
+    job_refuse(j, RPC_NOT_FOUND, reasons[kind], NULL, "it does not exist");
+    j->err.meta[0] = "name";
+    j->err.meta[1] = name;
 }
 
 /* All responses with one object have one shape. */
@@ -74,7 +74,7 @@ static void answer_one(struct objects *j, const struct topo_object *objects, siz
             j->job.response = m ? one_response(j, a, m) : NULL;
             return;
         }
-    refuse_missing(j);
+    job_refuse_missing(&j->job, j->kind, j->name);
 }
 
 /* --- lists --- */
@@ -204,7 +204,7 @@ static void on_paused(void *arg, int code) {
         return;
     }
     if (code == -ENOENT) {
-        refuse_missing(j);
+        job_refuse_missing(&j->job, j->kind, j->name);
     } else {
         job_refuse(&j->job, RPC_UNAVAILABLE, "OUTCOME_UNKNOWN", NULL,
                    code > 0 ? "it is stored, but not every replica has said that it follows: repeat this call"

@@ -24,7 +24,8 @@ enum topo_kind { TOPO_TOPIC, TOPO_PRODUCER, TOPO_SUBSCRIPTION };
 struct topo_object {
     enum topo_kind kind;
     const char *name;
-    const char *spec;    /* JSON text */
+    const char *spec;    /* JSON text; not read with `remove` */
+    bool remove;         /* it shall go; it must exist */
     bool from_beginning; /* subscriptions: where a new one starts */
     bool paused;         /* subscriptions, as stored */
     int64_t created_us;  /* subscriptions, as stored */
@@ -40,9 +41,10 @@ struct topo_change {
  * Applies all objects in one transaction that raises cfg.epoch if anything changed; what is not named stays, or is deleted with `prune`.
  * The transaction is a single pipeline, conditional on the epoch that the plan was made from: `c` may be shared with other queries.
  * A new subscription gets its sub_vec rows in the same transaction. Objects refer to each other by name: a subscription of an unknown topic
- * is refused (-EINVAL), so is a changed topic of an existing subscription and pruning a topic that still has subscriptions. validate_only
+ * is refused (-EINVAL), so is a changed topic of an existing subscription (-EPERM) and pruning a topic that still has subscriptions. An
+ * object to be removed that does not exist is -ENOENT, a topic that a subscription still reads -EBUSY. validate_only
  * writes nothing. `actor` goes to audit, secrets do not. The callback comes once, on the loop: changes_n entries (those given in their
- * order, then what is deleted), or err text and a negative code: -EINVAL refused (the text names the object), -EAGAIN try again (the text
+ * order, then what is deleted), or err text and a negative code: -EINVAL, -EPERM, -ENOENT, -EBUSY refused (the text names the object), -EAGAIN try again (the text
  * says whether something may have been applied), -EIO a mistake of ours, -ENOMEM, -E2BIG. Objects are copied.
  */
 typedef void topo_applied_fn(void *arg, int code, const char *why, const struct topo_change *changes, size_t changes_n,

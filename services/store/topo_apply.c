@@ -377,7 +377,7 @@ int topo_apply(struct pg_conn *c, const struct topo_object *objects, size_t n, b
     for (size_t i = 0; i < n; i++) {
         a->objects[i] = objects[i];
         a->objects[i].name = keep(a, objects[i].name);
-        a->objects[i].spec = keep(a, objects[i].spec);
+        a->objects[i].spec = keep(a, objects[i].remove ? "" : objects[i].spec);
         if (!a->objects[i].name || !a->objects[i].spec)
             return -ENOMEM;
     }

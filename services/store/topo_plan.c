@@ -12,7 +12,8 @@ struct entry {
     struct hnode node;
     const struct topo_object *want, *have;
     json_t *want_spec, *have_spec;
-    const char *topic; /* subscriptions that stay: theirs */
+    const char *topic; /* subscriptions that are wanted: theirs */
+    bool gone;         /* stored, and to be removed */
 };
 
 struct work {
@@ -215,12 +216,20 @@ static int parse_wanted(struct work *w, struct entry *en, size_t i, struct errms
     return err_set(e, -EINVAL, "is of no known kind");
 }
 
+static int add_removed(struct work *w, const struct topo_object *o, struct errmsg *e) {
+    struct entry *en = find(w, o->kind, o->name);
+    if (!en || !en->have || en->gone)
+        return err_set(e, -ENOENT, "%s \"%.140s\" does not exist", topo_kind_name(o->kind), o->name);
+    en->gone = true;
+    return 0;
+}
+
 static int add_wanted(struct work *w, const struct topo_object *o, size_t i, struct errmsg *e) {
     if (!text_is_name(bytes_str(o->name)))
         return err_set(e, -EINVAL, "%s name \"%.140s\": 1 to 128 of [a-z0-9._-], the first a letter or digit",
                        topo_kind_name(o->kind), o->name);
     struct entry *en = find_or_add(w, o->kind, o->name);
-    int r = en->want ? err_set(e, -EINVAL, "is there twice") : 0;
+    int r = en->want || en->gone ? err_set(e, -EINVAL, "is there twice") : 0;
     if (r == 0) {
         en->want = o;
         r = parse_wanted(w, en, i, e);
@@ -250,7 +259,29 @@ static int check_subscription(const struct work *w, const struct entry *en, bool
     return 0;
 }
 
+/* No subscription may lose its topic. Linear: only the few topics that a person removes ask. */
+static int check_removed_topic(const struct work *w, const char *topic, struct errmsg *e) {
+    for (size_t i = 0; i < w->n; i++) {
+        const struct entry *en = &w->entries[i];
+        const struct topo_object *o = en->want ? en->want : en->have;
+        if (o->kind != TOPO_SUBSCRIPTION || en->gone)
+            continue;
+        const char *its = en->want ? en->topic : json_string_value(json_object_get(en->have_spec, "topic"));
+        if (its && !strcmp(its, topic))
+            return err_set(e, -EBUSY, "topic \"%.140s\" is read by subscription \"%.140s\"", topic, o->name);
+    }
+    return 0;
+}
+
+static int check_entry(const struct work *w, const struct entry *en, bool prune, struct errmsg *e) {
+    if (en->want && en->want->kind == TOPO_SUBSCRIPTION)
+        return check_subscription(w, en, prune, e);
+    return en->gone && en->have->kind == TOPO_TOPIC ? check_removed_topic(w, en->have->name, e) : 0;
+}
+
 static enum topo_act act_of(const struct entry *en) {
+    if (en->gone)
+        return TOPO_DELETE;
     if (!en->have)
         return TOPO_CREATE;
     return en->have_spec && topo_json_same(en->want_spec, en->have_spec) ? TOPO_UNCHANGED : TOPO_UPDATE;
@@ -282,13 +313,12 @@ int topo_plan_make(const struct topo_object *objects, size_t n, const struct top
         if (add_stored(&w, &stored[i]) < 0)
             return -ENOMEM;
     for (size_t i = 0; i < n; i++) {
-        int r = add_wanted(&w, &objects[i], i, e);
+        int r = objects[i].remove ? add_removed(&w, &objects[i], e) : add_wanted(&w, &objects[i], i, e);
         if (r < 0)
             return r;
     }
     for (size_t i = 0; i < w.n; i++) {
-        struct entry *en = &w.entries[i];
-        int r = en->want && en->want->kind == TOPO_SUBSCRIPTION ? check_subscription(&w, en, prune, e) : 0;
+        int r = check_entry(&w, &w.entries[i], prune, e);
         if (r < 0)
             return r;
     }
@@ -301,7 +331,7 @@ int topo_plan_make(const struct topo_object *objects, size_t n, const struct top
     }
     for (size_t i = 0; prune && i < stored_n; i++) {
         struct entry *en = find(&w, stored[i].kind, stored[i].name);
-        if (!en->want)
+        if (!en->want && !en->gone)
             put_item(&p, en, TOPO_DELETE);
     }
     *ret = p;

@@ -22,8 +22,8 @@ struct topo_plan {
 void topo_plan_deinit(struct topo_plan *p);
 
 /*
- * Compares `objects` with `stored` (whose spec may come from a newer version). -EINVAL and *e: the first object that is
- * wrong; also -ENOMEM, -E2BIG. Both arrays must outlive the plan.
+ * Compares `objects` with `stored` (whose spec may come from a newer version). -EINVAL, -EPERM, -ENOENT, -EBUSY and
+ * *e: the first object that is wrong; also -ENOMEM, -E2BIG. Both arrays must outlive the plan.
  */
 int topo_plan_make(const struct topo_object *objects, size_t n, const struct topo_object *stored, size_t stored_n,
                    bool prune, struct topo_plan *ret, struct errmsg *e) MUSTCHECK;

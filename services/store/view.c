@@ -405,29 +405,48 @@ int view_stuck(struct pg_conn *c, const struct view_filter *f, view_list_fn *fn,
     return ask_list(c, f, true, fn, arg);
 }
 
-/* --- past retention --- */
+/* --- one bit --- */
 
-struct past_req {
+/* view_past_fn and view_undecided_fn are the same type. */
+struct bit_req {
     view_past_fn *fn;
     void *arg;
 };
 
-static void on_past(void *arg, PGresult *res, const struct pg_error *err) {
-    CLEANUP_FREE struct past_req *q = arg;
+static void on_bit(void *arg, PGresult *res, const struct pg_error *err) {
+    CLEANUP_FREE struct bit_req *q = arg;
     int code = read_code(err);
     q->fn(q->arg, code, code == 0 && PQntuples(res) == 1 && pg_get_bool(res, 0, 0));
 }
 
-int view_past(struct pg_conn *c, const struct uuid *id, view_past_fn *fn, void *arg) {
-    CLEANUP_FREE struct past_req *q = mem_alloc(sizeof(*q));
+static int ask_bit(struct pg_conn *c, const char *sql, const struct pg_params *p, view_past_fn *fn, void *arg) {
+    CLEANUP_FREE struct bit_req *q = mem_alloc(sizeof(*q));
     if (!q)
         return -ENOMEM;
-    *q = (struct past_req){fn, arg};
-    struct pg_params p;
-    pg_params_init(&p);
-    pg_param_uuid(&p, id);
-    int r = pg_query_sql(c, "SELECT $1::uuid < floor FROM cfg", &p, on_past, q);
+    *q = (struct bit_req){fn, arg};
+    int r = pg_query_sql(c, sql, p, on_bit, q);
     if (r == 0)
         (void)TAKE(q);
     return r;
+}
+
+int view_past(struct pg_conn *c, const struct uuid *id, view_past_fn *fn, void *arg) {
+    struct pg_params p;
+    pg_params_init(&p);
+    pg_param_uuid(&p, id);
+    return ask_bit(c, "SELECT $1::uuid < floor FROM cfg", &p, fn, arg);
+}
+
+int view_undecided(struct pg_conn *c, const char *producer, view_undecided_fn *fn, void *arg) {
+    static const char sql[] =
+        "SELECT EXISTS (SELECT FROM check_due c WHERE c.producer = $1::text"
+        " AND NOT EXISTS (SELECT FROM decision d WHERE d.tx = c.tx OFFSET 0))"
+        " OR EXISTS (SELECT FROM message m WHERE m.n = 0 AND m.total > 0 AND m.producer = $1::text"
+        " AND m.tx >= (lpad(to_hex((extract(epoch FROM now()) * 1000)::int8 - 900000), 12, '0')"
+        " || '00000000000000000000')::uuid"
+        " AND NOT EXISTS (SELECT FROM decision d WHERE d.tx = m.tx OFFSET 0))";
+    struct pg_params p;
+    pg_params_init(&p);
+    pg_param_text(&p, producer);
+    return ask_bit(c, sql, &p, fn, arg);
 }

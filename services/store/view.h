@@ -46,6 +46,13 @@ int view_get(struct pg_conn *c, const struct uuid *id, bool bodies, view_tx_fn *
 typedef void view_past_fn(void *arg, int code, bool past);
 int view_past(struct pg_conn *c, const struct uuid *id, view_past_fn *fn, void *arg) MUSTCHECK;
 
+/*
+ * Does the producer have an undecided transaction? Looked at is what is due for a check, or was, and what was prepared within the
+ * last quarter of an hour under an id of that time: what is older has become due.
+ */
+typedef void view_undecided_fn(void *arg, int code, bool any);
+int view_undecided(struct pg_conn *c, const char *producer, view_undecided_fn *fn, void *arg) MUSTCHECK;
+
 /* Newest first. `before` = page start (exclusive), all zero = none. Strings NULL = any; state 0 = any; times 0 = any. */
 struct view_filter {
     const char *producer, *business_key, *topic;

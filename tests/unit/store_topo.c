@@ -117,6 +117,32 @@ static void test_refusals(void **state) {
     refused(&no_sink, 1, false, "subscription \"x\"");
 }
 
+static void test_removal(void **state) {
+    const struct topo_object read = {.kind = TOPO_TOPIC, .name = "orders", .remove = true};
+    const struct topo_object mail = {.kind = TOPO_SUBSCRIPTION, .name = "mail", .remove = true};
+    const struct topo_object audit = {.kind = TOPO_SUBSCRIPTION, .name = "audit", .remove = true};
+    const struct topo_object nothing = {.kind = TOPO_PRODUCER, .name = "orders", .remove = true};
+    const struct topo_object one_reader_stays[] = {read, mail}, all[] = {read, mail, audit}, twice[] = {mail, mail};
+    const struct topo_object gone_and_wanted[] = {mail, SUB("mail", ORDERS)};
+    refused_as(-EBUSY, &read, 1, false, "\"mail\"");
+    refused_as(-EBUSY, one_reader_stays, 2, false, "\"audit\"");
+    refused_as(-ENOENT, &nothing, 1, false, "orders");
+    refused_as(-ENOENT, twice, 2, false, "mail");
+    refused(gone_and_wanted, 2, false, "twice");
+    struct topo_plan p = plan(all, ARRAY_LEN(all), false);
+    assert_int_equal(p.n, ARRAY_LEN(all));
+    for (size_t i = 0; i < p.n; i++) {
+        assert_int_equal(p.items[i].act, TOPO_DELETE);
+        assert_null(p.items[i].want);
+        assert_non_null(p.items[i].have);
+    }
+    assert_true(p.changed);
+    topo_plan_deinit(&p);
+    const struct topo_object new_reader[] = {SUB("new", "{\"topic\":\"refunds\",\"sink\":{\"discard\":{}}}"),
+                                             {.kind = TOPO_TOPIC, .name = "refunds", .remove = true}};
+    assert_true(topo_plan_make(new_reader, 2, stored, ARRAY_LEN(stored), false, &p, NULL) < 0);
+}
+
 /* The same name may stand for a topic and for a subscription. */
 static void test_kinds_have_names_of_their_own(void **state) {
     const struct topo_object o[] = {SUB("orders", ORDERS), PRODUCER("orders", "{}")};
@@ -209,6 +235,7 @@ int main(void) {
         cmocka_unit_test(test_reapplying_changes_nothing),
         cmocka_unit_test(test_prune_deletes_what_is_not_named),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_removal),
         cmocka_unit_test(test_kinds_have_names_of_their_own),
         cmocka_unit_test(test_stored_spec_of_another_version),
         cmocka_unit_test(test_same_json),
