@@ -74,9 +74,14 @@ static void put_ms(struct uuid *u, int64_t ms) {
         u->b[i] = (uint8_t)ms;
 }
 
+static _Thread_local uint8_t pool[POOL];
+static _Thread_local size_t left;
+
+void uuid_v7_forget(void) {
+    left = 0;
+}
+
 void uuid_v7_make(int64_t unix_ms, struct uuid *ret) {
-    static _Thread_local uint8_t pool[POOL];
-    static _Thread_local size_t left;
     if (left < 10) {
         crypto_random(pool, sizeof(pool));
         left = sizeof(pool);

@@ -22,5 +22,7 @@ bool uuid_is_v7(const struct uuid *u); /* version 7 and RFC variant */
 int64_t uuid_v7_ms(const struct uuid *u);
 /* A fresh version 7 id at that time; random bits from the system. @thread any */
 void uuid_v7_make(int64_t unix_ms, struct uuid *ret);
+/* In a child after fork(): the next one takes new random bits, not those that the parent will use. Of this thread. */
+void uuid_v7_forget(void);
 /* The smallest id of a millisecond (all random bits zero, version and variant bits zero): partition bounds. */
 void uuid_v7_floor(int64_t unix_ms, struct uuid *ret);

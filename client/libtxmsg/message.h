@@ -1,0 +1,23 @@
+/* The inside of a message: what the encoder reads. */
+#pragma once
+
+#include "txmsg/message.h"
+
+#include "base/bytes.h"
+
+enum { MESSAGE_BYTES_MAX = 64 << 20, MESSAGE_HEADERS_MAX = 4096 };
+
+struct message_header {
+    char *name, *value;
+};
+
+struct txmsg_message {
+    uint32_t magic;
+    char *topic, *content_type; /* content_type: NULL = none */
+    struct bytes key, body;
+    struct message_header *headers;
+    size_t headers_n, headers_cap;
+    int64_t deliver_at_us, expire_at_us; /* 0 = not set */
+};
+
+bool message_valid(const txmsg_message *m); /* NULL allowed */

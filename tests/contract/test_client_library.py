@@ -1,0 +1,110 @@
+"""libtxmsg as it is installed: its headers in C and C++, pkg-config, both forms of the library, what it exports, and that
+every exported function is declared and explained."""
+
+import os
+import re
+import subprocess
+
+import pytest
+from harness import BUILD, TOP
+
+HEADERS = TOP / "client/include/txmsg"
+MAP = TOP / "client/libtxmsg/libtxmsg.map"
+PROGRAM = """
+#include <txmsg/txmsg.h>
+int main(void) {
+    txmsg_id id = {""};
+    txmsg_message *m = txmsg_message_new("orders");
+    int ok = m != NULL && txmsg_id_make(&id) == TXMSG_OK && txmsg_message_set_body(m, "x", 1) == TXMSG_OK;
+    txmsg_message_free(m);
+    return ok ? 0 : 1;
+}
+"""
+COMPILERS = {"c11": ["cc", "-std=c11", "-x", "c"], "c++": ["c++", "-std=c++11", "-x", "c++"]}
+STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+
+
+def run(*command, **more):
+    done = subprocess.run([os.fspath(c) for c in command], capture_output=True, text=True, check=False, **more)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A directory with the library installed below it, and the environment to find it."""
+    root = tmp_path_factory.mktemp("installed")
+    run("meson", "install", "-C", BUILD, "--no-rebuild", "--quiet", "--tags", "devel,runtime", "--destdir", root)
+    found, = root.rglob("libtxmsg.pc")
+    libraries = found.parent.parent
+    env = {**os.environ, "PKG_CONFIG_PATH": str(found.parent), "PKG_CONFIG_SYSROOT_DIR": str(root),
+           "LD_LIBRARY_PATH": str(libraries)}
+    return libraries, env
+
+
+def flags(env, *what):
+    return run("pkg-config", *what, "libtxmsg", env=env).split()
+
+
+def exported():
+    return set(re.findall(r"^\s+(txmsg_\w+);", MAP.read_text(encoding="utf-8"), re.M))
+
+
+def declarations():
+    """Name of each exported function -> the comment before it."""
+    found = {}
+    for header in sorted(HEADERS.glob("*.h")):
+        text = header.read_text(encoding="utf-8")
+        for match in re.finditer(r"((?:^/\*(?:(?!\*/).)*\*/\n)?)^TXMSG_API[^;]*?\b(txmsg_\w+)\(", text, re.M | re.S):
+            found[match[2]] = match[1]
+    return found
+
+
+@pytest.mark.parametrize("language", COMPILERS)
+def test_a_program_builds_and_runs_with_the_shared_library(installed, tmp_path, language):
+    libraries, env = installed
+    program = tmp_path / "program"
+    run(*COMPILERS[language], *STRICT, "-", *flags(env, "--cflags"), "-o", program, *flags(env, "--libs"),
+        input=PROGRAM, env=env)
+    assert re.search(r"libtxmsg\.so\.0 => " + re.escape(str(libraries)), run("ldd", program, env=env))
+    run(program, env=env)
+
+
+def test_a_program_builds_and_runs_with_the_static_library(installed, tmp_path):
+    libraries, env = installed
+    program = tmp_path / "program"
+    private = [f for f in flags(env, "--static", "--libs") if f not in flags(env, "--libs")]
+    run(*COMPILERS["c11"], *STRICT, "-", *flags(env, "--cflags"), "-o", program, "-x", "none", libraries / "libtxmsg.a",
+        *private, input=PROGRAM, env=env)
+    assert "libtxmsg" not in run("ldd", program)
+    run(program)
+
+
+@pytest.mark.parametrize("header", sorted(h.name for h in HEADERS.glob("*.h")))
+@pytest.mark.parametrize("language", COMPILERS)
+def test_each_header_stands_alone(installed, language, header):
+    _, env = installed
+    run(*COMPILERS[language], *STRICT, "-fsyntax-only", "-", *flags(env, "--cflags"),
+        input=f"#include <txmsg/{header}>\n#include <txmsg/{header}>\n", env=env)
+
+
+def test_all_headers_are_installed(installed):
+    libraries, _ = installed
+    there = {h.name for h in next(p for p in libraries.parents if p.name != "lib").rglob("txmsg/*.h")}
+    assert {h.name for h in HEADERS.glob("*.h")} <= there
+
+
+def test_nothing_else_is_exported(installed):
+    """Not the generated code, not our rooms: they would collide with those of the application."""
+    libraries, _ = installed
+    shared = run("nm", "-D", "--defined-only", libraries / "libtxmsg.so")
+    assert {line.split()[-1] for line in shared.splitlines()} - {"TXMSG_0.1"} == \
+        {f"{name}@@TXMSG_0.1" for name in exported()}
+    static = run("nm", "-g", "--defined-only", libraries / "libtxmsg.a")
+    assert set(re.findall(r"^[0-9a-f]+ \w (\w+)$", static, re.M)) == exported()
+
+
+def test_every_exported_function_is_declared_and_explained():
+    declared = declarations()
+    assert set(declared) == exported()
+    assert not [name for name, comment in declared.items() if len(comment) < 20], "functions without a comment"
