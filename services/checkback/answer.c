@@ -6,6 +6,7 @@
  */
 #include "checkback/answer.h"
 
+#include "base/clock.h"
 #include "base/json.h"
 
 const char *answer_name(enum answer_verdict v) {
@@ -23,8 +24,35 @@ static void no_answer(struct answer *a, const char *fmt, ...) {
     va_end(args);
 }
 
+/* What the two forms have in common. Only an UNKNOWN is asked about again. */
+static void read_again(bool at, bool after, struct answer *ret) {
+    if (at && after)
+        no_answer(ret, "answer with two times to ask again");
+    else if ((at || after) && ret->verdict != ANSWER_UNKNOWN)
+        no_answer(ret, "answer with a decision and a time to ask again");
+}
+
 static bool word_is(const json_t *j, const char *word) {
     return bytes_eq_str(bytes_of(json_string_value(j), json_string_length(j)), word);
+}
+
+static const char *text_of(const json_t *j) {
+    const char *s = json_string_value(j);
+    return s && strlen(s) == json_string_length(j) ? s : "";
+}
+
+static void read_json_again(const json_t *j, struct answer *ret) {
+    const json_t *at = json_object_get(j, "askAgainAt"), *after = json_object_get(j, "askAgainAfter");
+
+    at = json_is_null(at) ? NULL : at;
+    after = json_is_null(after) ? NULL : after;
+    read_again(at, after, ret);
+    if (ret->verdict != ANSWER_UNKNOWN)
+        return;
+    if (at && (clock_parse(text_of(at), &ret->again_at_us) < 0 || ret->again_at_us <= 0))
+        no_answer(ret, "answer with an askAgainAt that is not a time by RFC 3339");
+    if (after && text_duration_ms(text_of(after), &ret->again_after_ms) < 0)
+        no_answer(ret, "answer with an askAgainAfter that is not a duration such as \"90s\"");
 }
 
 static void read_object(const json_t *j, const struct uuid *tx, struct answer *ret) {
@@ -48,12 +76,14 @@ static void read_object(const json_t *j, const struct uuid *tx, struct answer *r
         ret->verdict = ANSWER_UNKNOWN;
     else
         no_answer(ret, "answer with an unknown decision");
+    if (ret->verdict != ANSWER_UNREACHABLE)
+        read_json_again(j, ret);
 }
 
 void answer_read(const struct web_response *resp, const struct uuid *tx, struct answer *ret) {
     struct errmsg e = ERRMSG_NULL;
 
-    *ret = (struct answer){.verdict = ANSWER_UNREACHABLE, .why = ""};
+    *ret = (struct answer){.verdict = ANSWER_UNREACHABLE, .again_after_ms = -1};
     if (resp->result != WEB_ANSWERED) {
         no_answer(ret, "%s", resp->error);
         return;
@@ -71,10 +101,28 @@ void answer_read(const struct web_response *resp, const struct uuid *tx, struct 
         read_object(j, tx, ret);
 }
 
+/* The ranges of the well-known types. */
+static void read_message_again(const Txmsg__V1__CheckResponse *m, struct answer *ret) {
+    const Google__Protobuf__Timestamp *at = m->ask_again_at;
+    const Google__Protobuf__Duration *after = m->ask_again_after;
+
+    read_again(at, after, ret);
+    if (ret->verdict != ANSWER_UNKNOWN)
+        return;
+    if (at && (at->seconds <= 0 || at->seconds > 253402300799 || at->nanos < 0 || at->nanos > 999999999))
+        no_answer(ret, "answer with an ask_again_at that is not a time");
+    else if (at)
+        ret->again_at_us = clock_us(at->seconds, at->nanos);
+    if (after && (after->seconds < 0 || after->seconds > 315576000000 || after->nanos < 0 || after->nanos > 999999999))
+        no_answer(ret, "answer with an ask_again_after that is not a duration");
+    else if (after)
+        ret->again_after_ms = after->seconds * 1000 + after->nanos / 1000000;
+}
+
 void answer_message(const Txmsg__V1__CheckResponse *m, const struct uuid *tx, struct answer *ret) {
     struct uuid got;
 
-    *ret = (struct answer){.verdict = ANSWER_UNREACHABLE, .why = ""};
+    *ret = (struct answer){.verdict = ANSWER_UNREACHABLE, .again_after_ms = -1};
     if (!m || uuid_parse(bytes_str(m->transaction_id), &got) < 0)
         no_answer(ret, "answer without a transaction_id");
     else if (!uuid_eq(&got, tx))
@@ -89,4 +137,6 @@ void answer_message(const Txmsg__V1__CheckResponse *m, const struct uuid *tx, st
         ret->verdict = ANSWER_UNKNOWN;
     else
         no_answer(ret, "answer without a decision");
+    if (ret->verdict != ANSWER_UNREACHABLE)
+        read_message_again(m, ret);
 }

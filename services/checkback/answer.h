@@ -16,7 +16,9 @@ enum { ANSWER_VERDICTS = 4 };
 
 struct answer {
     enum answer_verdict verdict;
-    char why[160]; /* UNREACHABLE: for people, else "" */
+    int64_t again_at_us;    /* UNKNOWN: when to ask again, microseconds since 1970; 0 = not said */
+    int64_t again_after_ms; /* UNKNOWN: in how long; -1 = not said. At most one of the two is */
+    char why[160];          /* UNREACHABLE: for people, else "" */
 };
 
 /* An answer is HTTP 200 with a JSON object whose transactionId is `tx` and whose decision is one of the three words. */

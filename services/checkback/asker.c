@@ -188,7 +188,8 @@ static void on_claimed(void *arg, int code, const struct check_claim *claims, si
 static void claim_next(struct asker *a) {
     struct check_ask asks[ASKS_MAX];
     int64_t lease_ms = 0;
-    size_t n = a->allowed ? producers_asks(&a->producers, &a->round_done, asks, ASKS_MAX, &lease_ms) : 0;
+    size_t n =
+        a->allowed ? producers_asks(&a->producers, &a->round_done, asks, ASKS_MAX, &lease_ms, loop_now_ns(a->loop)) : 0;
     struct claim_call *call = n ? mem_zalloc(sizeof(*call)) : NULL;
 
     if (call) {
@@ -326,6 +327,10 @@ int asker_new(struct loop *l, struct store *s, struct reader *r, struct webclien
 void asker_topology(struct asker *a, struct topology *t) {
     if (producers_apply(&a->producers, t) < 0)
         LOG_ERROR("checkback", "out of memory: configuration epoch %lld is not applied", (long long)t->epoch);
+}
+
+void asker_sharers(struct asker *a, int workers) {
+    a->producers.sharers = workers;
 }
 
 void asker_allow(struct asker *a, bool allowed) {

@@ -17,5 +17,6 @@ struct asker_options {
 int asker_new(struct loop *l, struct store *s, struct reader *r, struct webclient *w, struct lane *own, struct age *age,
               const struct asker_options *o, struct asker **ret) MUSTCHECK;
 void asker_topology(struct asker *a, struct topology *t);
+void asker_sharers(struct asker *a, int workers);
 void asker_allow(struct asker *a, bool allowed);
 void asker_free(struct asker *a); /* NULL allowed */

@@ -13,7 +13,13 @@
 #include "base/metric.h"
 #include "checkback/request.h"
 
-enum { REQUEST_MAX = 48 << 20, MESSAGE_MAX = 4 << 20, PULLS_MAX = 2 };
+enum {
+    REQUEST_MAX = 48 << 20,
+    MESSAGE_MAX = 4 << 20,
+    PULLS_MAX = 2,
+    AGAIN_MIN_MS = 1000,
+    AGAIN_MAX_MS = 24 * 3600 * 1000,
+};
 
 static void waits(struct check *c, bool yes) {
     c->producer->waiting += yes - c->waits;
@@ -40,6 +46,7 @@ struct check *check_new(struct asker *a, struct producer *of, const struct check
     c->unknowns = claim->unknowns;
     c->failures = claim->failures;
     c->prepared_us = claim->prepared_us;
+    c->stored_us = claim->stored_us;
     c->lease_ns = lease_ns;
     c->endpoint = of->good >= 0 ? of->good : (int)(backoff_random() * c->policy->endpoints_n);
     buf_init(&c->request, REQUEST_MAX);
@@ -138,15 +145,36 @@ static void end_unasked(struct check *c) {
     end(c);
 }
 
-static void end_unknown(struct check *c) {
+/* When the producer wants to be asked again, within bounds; else by the back-off. */
+static int64_t unknown_delay_ms(const struct check *c, const struct answer *answer, int32_t unknowns) {
+    int64_t ms = answer->again_after_ms;
+
+    if (answer->again_at_us)
+        ms = MAX((answer->again_at_us - store_now_us(c->asker->store)) / 1000, 0);
+    if (ms < 0)
+        return backoff_delay_ms(&c->policy->backoff, unknowns, backoff_random());
+    return MIN(MAX(ms, (int64_t)AGAIN_MIN_MS), (int64_t)AGAIN_MAX_MS);
+}
+
+static void end_unknown(struct check *c, int64_t due_in_ms, const char *why) {
     int32_t unknowns = c->unknowns + 1;
 
     count(c, ANSWER_UNKNOWN);
-    c->finish = (struct check_finish){.due_in_ms = backoff_delay_ms(&c->policy->backoff, unknowns, backoff_random()),
-                                      .unknowns = unknowns,
-                                      .stuck = unknowns >= c->policy->max_unknowns,
-                                      .last_error = "answered UNKNOWN"};
+    c->finish = (struct check_finish){
+        .due_in_ms = due_in_ms, .unknowns = unknowns, .stuck = unknowns >= c->policy->max_unknowns, .last_error = why};
     end(c);
+}
+
+/* How much younger than rolled_back_not_before the transaction was when the question went out; <= 0: it was not. */
+static int64_t too_young_ms(const struct check *c) {
+    return c->policy->rolled_back_not_before_ms - (c->asked_us - c->stored_us) / 1000;
+}
+
+/* The row of a local transaction that still runs is not there yet: asked again when that cannot be so any more. */
+static void end_too_young(struct check *c) {
+    int64_t ms = backoff_delay_ms(&c->policy->backoff, c->unknowns + 1, backoff_random());
+
+    end_unknown(c, MAX(ms, too_young_ms(c)), "answered ROLLED_BACK before the age of rolled_back_not_before");
 }
 
 static void end_decided(struct check *c) {
@@ -283,7 +311,9 @@ static bool answered(struct check *c, const struct answer *answer) {
         return false;
     c->verdict = answer->verdict;
     if (answer->verdict == ANSWER_UNKNOWN)
-        end_unknown(c);
+        end_unknown(c, unknown_delay_ms(c, answer, c->unknowns + 1), "answered UNKNOWN");
+    else if (answer->verdict == ANSWER_ROLLED_BACK && too_young_ms(c) > 0)
+        end_too_young(c);
     else
         decide(c);
     return true;
@@ -393,6 +423,7 @@ bool check_send(struct check *c) {
     if (!c->asker->allowed)
         return false;
     while (check_has_time(c)) {
+        c->asked_us = store_now_us(c->asker->store);
         given = pull(c);
         if (given == DESK_TAKEN)
             return true;

@@ -59,7 +59,8 @@ struct check {
     char *business_key;        /* NULL = none */
     struct uuid tx;
     int32_t token, tries, unknowns, failures; /* as claimed */
-    int64_t prepared_us;
+    int64_t prepared_us, stored_us;
+    int64_t asked_us;           /* the last time that somebody was asked; of the database's clock */
     uint64_t lease_ns;          /* CLOCK_MONOTONIC: ours until then */
     struct buf request;         /* over HTTP, if there is an endpoint */
     struct arena arena;         /* of `message` */

@@ -52,6 +52,10 @@ void checkback_allow(struct checkback *c, bool allowed) {
     asker_allow(c->asker, allowed);
 }
 
+void checkback_sharers(struct checkback *c, int workers) {
+    asker_sharers(c->asker, workers);
+}
+
 bool checkback_lane_settled(const struct checkback *c, int32_t lane) {
     return finder_lane_settled(c->finder, lane);
 }

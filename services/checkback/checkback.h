@@ -30,6 +30,7 @@ int checkback_lane(struct checkback *c, struct lane *lane, int32_t number, bool 
 /* Fenced or closed, and in any case before the lane is freed. */
 void checkback_drop_lane(struct checkback *c, int32_t lane);
 void checkback_allow(struct checkback *c, bool allowed);
+void checkback_sharers(struct checkback *c, int workers); /* live workers of all replicas: they share the rates */
 /* For an adopted lane: every finder cursor has passed its last entry, durably. */
 bool checkback_lane_settled(const struct checkback *c, int32_t lane);
 void checkback_free(struct checkback *c); /* requests under way are cancelled; their rows come due again */

@@ -12,6 +12,8 @@
 
 #include <limits.h>
 
+#define RATE_SECONDS 0.5 /* what the bucket of a rate holds: the asker looks four times a second */
+
 int producers_init(struct producers *p, int in_flight_max) {
     *p = (struct producers){.in_flight_max = in_flight_max};
     return hmap_init(&p->all, 16);
@@ -185,7 +187,12 @@ static int common_left(const struct producers *p, int share) {
     return MAX(left, 0);
 }
 
-size_t producers_asks(const struct producers *p, size_t *done, struct check_ask *asks, size_t max, int64_t *lease_ms) {
+static double rate_of(const struct producers *p, const struct producer *of) {
+    return of->policy ? (double)of->policy->rate / MAX(p->sharers, 1) : 0;
+}
+
+size_t producers_asks(const struct producers *p, size_t *done, struct check_ask *asks, size_t max, int64_t *lease_ms,
+                      uint64_t now_ns) {
     int share = share_of(p), common = common_left(p, share), left = p->in_flight_max - p->in_flight;
     size_t n = 0;
 
@@ -194,7 +201,10 @@ size_t producers_asks(const struct producers *p, size_t *done, struct check_ask 
         int64_t lease = producers_lease_ms(of->policy);
         int own = MAX(share - of->in_flight, 0);
         int slots = MIN(MIN(MIN(of->policy->concurrency - of->in_flight, own + common), left), of->reach);
+        int room = rate_room(&of->rate, rate_of(p, of), RATE_SECONDS, now_ns);
 
+        of->limited = room < slots;
+        slots = MIN(slots, room);
         if (slots <= 0)
             continue;
         if (n > 0 && lease != *lease_ms)
@@ -213,7 +223,9 @@ void producers_answered(struct producers *p) {
     for (size_t i = 0; i < p->order_n; i++) {
         struct producer *of = p->order[i];
         if (of->asked)
-            of->more = of->got >= of->asked;
+            of->more = of->got >= of->asked && !of->limited;
+        if (rate_of(p, of) > 0)
+            of->rate.tokens -= of->got;
         of->asked = of->got = 0;
     }
 }

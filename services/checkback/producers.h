@@ -6,6 +6,7 @@
 
 #include "checkback/desk.h"
 #include "core/policy.h"
+#include "core/rate.h"
 #include "store/read.h"
 
 struct metric;
@@ -13,19 +14,22 @@ struct producer {
     struct hnode node;
     char name[LIMIT_NAME + 1];
     const struct check_policy *policy; /* NULL = gone from the configuration: not asked */
-    int reach;       /* checks that can be asked from here, as the round began: see producers_reach() */
-    int in_flight;   /* checks claimed and not ended */
-    int waiting;     /* of them, those that wait for a stream */
-    size_t held;     /* bytes of requests kept for them */
-    unsigned single; /* bit per endpoint: it serves Check alone */
-    int good;        /* the endpoint that answered last; -1 = none */
-    int asked, got;  /* by the claim under way */
-    bool more;       /* the last claim brought as many as it asked for */
+    int reach;        /* checks that can be asked from here, as the round began: see producers_reach() */
+    int in_flight;    /* checks claimed and not ended */
+    int waiting;      /* of them, those that wait for a stream */
+    size_t held;      /* bytes of requests kept for them */
+    unsigned single;  /* bit per endpoint: it serves Check alone */
+    int good;         /* the endpoint that answered last; -1 = none */
+    int asked, got;   /* by the claim under way */
+    bool more;        /* the last claim brought as many as it asked for */
+    bool limited;     /* and could not ask for more because of the rate */
+    struct rate rate; /* of checks begun */
     struct metric *results[ANSWER_VERDICTS], *contrary, *stuck;
 };
 
 struct producers {
     int in_flight_max, in_flight; /* over all producers */
+    int sharers;                  /* workers that share a producer's rate, this one included */
     struct topology *topology;    /* our reference; NULL at first */
     struct hmap all;              /* producers of the configuration, and others with checks under way */
     struct producer **order;      /* those of the configuration */
@@ -54,6 +58,7 @@ int64_t producers_lease_ms(const struct check_policy *policy);
  * `*done` moves past those looked at. 0 = the round is over. Names in `asks` live until the next producers_give() or
  * _apply().
  */
-size_t producers_asks(const struct producers *p, size_t *done, struct check_ask *asks, size_t max, int64_t *lease_ms);
-/* The answer to the asks is here: sets `more` from `asked` and `got`. */
+size_t producers_asks(const struct producers *p, size_t *done, struct check_ask *asks, size_t max, int64_t *lease_ms,
+                      uint64_t now_ns);
+/* The answer to the asks is here: sets `more` from `asked` and `got`, and takes those from the rate. */
 void producers_answered(struct producers *p);

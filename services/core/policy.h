@@ -22,8 +22,10 @@ struct check_policy {
     struct backoff backoff; /* default 10 s x2 to 10 min, +-20 % */
     int max_unknowns;       /* answered UNKNOWNs until STUCK; default 15 */
     int64_t timeout_ms;     /* of one request; default 5 s */
-    int concurrency;        /* requests under way per replica; default 16 */
+    int concurrency;        /* requests under way per worker; default 16 */
     bool include_body;
+    int64_t rolled_back_not_before_ms; /* a ROLLED_BACK of a younger transaction is UNKNOWN; 0 = none is */
+    int rate;                          /* checks per second over all workers; 0 = no limit */
 };
 
 struct producer_conf {

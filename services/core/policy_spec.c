@@ -39,8 +39,8 @@ static const struct member check_members[] = {
     {"timeout", MEMBER_MS, CHECK(timeout_ms), 100, 10 * MINUTE, 5 * SECOND},
     {"concurrency", MEMBER_INT, CHECK(concurrency), 1, 4096, 16},
     {"include_body", MEMBER_BOOL, CHECK(include_body)},
-    {"rolled_back_not_before", MEMBER_LATER},
-    {"rate", MEMBER_LATER},
+    {"rolled_back_not_before", MEMBER_MS, CHECK(rolled_back_not_before_ms), 0, 1 * DAY, 0},
+    {"rate", MEMBER_INT, CHECK(rate), 0, 100000, 0},
     {NULL},
 };
 

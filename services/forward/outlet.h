@@ -5,9 +5,9 @@
  */
 #pragma once
 
+#include "core/rate.h"
 #include "forward/breaker.h"
 #include "forward/env.h"
-#include "forward/rate.h"
 
 struct outlet {
     struct list link;    /* the forwarder's */

@@ -58,6 +58,7 @@ struct check_claim {
     const char *producer, *business_key;
     int32_t token, tries, unknowns, failures;
     int64_t prepared_us; /* time of the id, microseconds since 1970 */
+    int64_t stored_us;   /* when it was stored, by the database's clock */
 };
 typedef void reader_checks_fn(void *arg, int code, const struct check_claim *c, size_t n);
 int reader_claim_checks(struct reader *r, const struct check_ask *asks, size_t n, int64_t lease_ms,

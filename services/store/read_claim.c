@@ -56,17 +56,17 @@ const struct pg_stmt claim_stmts[] = {
      " FROM unnest($1::text[], $2::int4[], $3::timestamptz[]) WITH ORDINALITY AS a(producer, slots, low, k)"
      " CROSS JOIN LATERAL (SELECT c.tx, c.due FROM check_due c WHERE c.producer = a.producer AND c.state = 0"
      " AND c.due <= now() AND c.due >= a.low ORDER BY c.due LIMIT a.slots FOR UPDATE SKIP LOCKED) c),"
-     " v AS MATERIALIZED (SELECT c.k, c.tx, c.due, d.found, h.business_key FROM c"
+     " v AS MATERIALIZED (SELECT c.k, c.tx, c.due, d.found, h.business_key, h.at FROM c"
      " LEFT JOIN LATERAL (SELECT true AS found FROM decision d WHERE d.tx = c.tx OFFSET 0) d ON true"
-     " LEFT JOIN LATERAL (SELECT m.business_key FROM message m"
+     " LEFT JOIN LATERAL (SELECT m.business_key, m.at FROM message m"
      " WHERE d.found IS NULL AND m.tx = c.tx AND m.n = 0 OFFSET 0) h ON true),"
      " gone AS (DELETE FROM check_due t USING v WHERE v.found AND t.tx = v.tx RETURNING v.k, v.due),"
      " mine AS (UPDATE check_due t SET due = now() + $4::int8 * interval '1 millisecond', token = t.token + 1,"
      " tries = t.tries + 1"
      " FROM v WHERE v.found IS NULL AND t.tx = v.tx"
-     " RETURNING v.k, v.due, t.tx, t.token, t.tries, t.unknowns, t.failures, v.business_key)"
-     " SELECT k, due, tx, token, tries, unknowns, failures, business_key FROM mine"
-     " UNION ALL SELECT k, due, NULL, 0, 0, 0, 0, NULL FROM gone"},
+     " RETURNING v.k, v.due, t.tx, t.token, t.tries, t.unknowns, t.failures, v.business_key, v.at)"
+     " SELECT k, due, tx, token, tries, unknowns, failures, business_key, at FROM mine"
+     " UNION ALL SELECT k, due, NULL, 0, 0, 0, 0, NULL, NULL FROM gone"},
     {"claim_deliveries",
      "WITH c AS MATERIALIZED (SELECT c.sub, c.tx, c.n, c.due"
      " FROM unnest($1::int4[], $2::int4[], $3::timestamptz[]) AS a(sub, slots, low)"
@@ -374,6 +374,7 @@ static void checks_result(struct read_req *req, PGresult *res) {
         c->unknowns = pg_get_int32(res, i, 5);
         c->failures = pg_get_int32(res, i, 6);
         c->prepared_us = uuid_v7_ms(&c->tx) * 1000;
+        c->stored_us = pg_get_time_us(res, i, 8);
     }
 }
 

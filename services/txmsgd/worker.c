@@ -198,6 +198,8 @@ static void on_look(void *arg) {
     struct worker *w = arg;
     atomic_store(&w->ready, w->lane && lane_ready(w->lane) && reader_ready(w->reader) && !w->closing);
     forward_sharers(w->forward, run_live(w->run));
+    if (w->check)
+        checkback_sharers(w->check, run_live(w->run));
     if (!w->closing)
         LIST_FOR_SAFE (e, &w->adopted)
             look_at_adopted(w, LIST_ENTRY(e, struct adopted, link));

@@ -152,11 +152,97 @@ static void test_huge_and_deep(void **state) {
     assert_int_equal(verdict_of(200, buf_bytes(&b)), ANSWER_UNREACHABLE);
 }
 
+#define UNKNOWN(more) "{\"transactionId\":\"" ID "\",\"decision\":\"UNKNOWN\"," more "}"
+
+static struct answer answer_of(const char *text) {
+    struct web_response r = {.result = WEB_ANSWERED, .status = 200, .body = bytes_str(text), .error = ""};
+
+    return read_response(&r);
+}
+
+static void test_ask_again(void **state) {
+    struct answer a = answer_of(UNKNOWN("\"askAgainAfter\":\"90s\""));
+
+    assert_int_equal(a.verdict, ANSWER_UNKNOWN);
+    assert_int_equal(a.again_after_ms, 90000);
+    assert_int_equal(a.again_at_us, 0);
+    a = answer_of(UNKNOWN("\"askAgainAt\":\"2026-01-01T02:00:00.5+02:00\",\"askAgainAfter\":null"));
+    assert_int_equal(a.verdict, ANSWER_UNKNOWN);
+    assert_int_equal(a.again_at_us, 1767225600500000);
+    assert_int_equal(a.again_after_ms, -1);
+    a = answer_of(UNKNOWN("\"x\":1"));
+    assert_int_equal(a.again_after_ms, -1);
+    assert_int_equal(a.again_at_us, 0);
+    static const char *const wrong[] = {
+        UNKNOWN("\"askAgainAfter\":90"),
+        UNKNOWN("\"askAgainAfter\":\"soon\""),
+        UNKNOWN("\"askAgainAfter\":\"-1s\""),
+        UNKNOWN("\"askAgainAfter\":\"\""),
+        UNKNOWN("\"askAgainAfter\":{}"),
+        UNKNOWN("\"askAgainAfter\":\"1s\\u0000\""),
+        UNKNOWN("\"askAgainAt\":\"tomorrow\""),
+        UNKNOWN("\"askAgainAt\":1767225600"),
+        UNKNOWN("\"askAgainAt\":\"2026-13-01T00:00:00Z\""),
+        UNKNOWN("\"askAgainAt\":\"2026-01-01T00:00:00Z\",\"askAgainAfter\":\"1s\""),
+        "{\"transactionId\":\"" ID "\",\"decision\":\"COMMITTED\",\"askAgainAfter\":\"1s\"}",
+        "{\"transactionId\":\"" ID "\",\"decision\":\"ROLLED_BACK\",\"askAgainAt\":\"2026-01-01T00:00:00Z\"}",
+    };
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
+        if (answer_of(wrong[i]).verdict != ANSWER_UNREACHABLE)
+            fail_msg("taken as an answer: %s", wrong[i]);
+}
+
+static struct answer message_of(Txmsg__V1__CheckVerdict verdict, Google__Protobuf__Timestamp *at,
+                                Google__Protobuf__Duration *after) {
+    Txmsg__V1__CheckResponse m = TXMSG__V1__CHECK_RESPONSE__INIT;
+    struct answer a;
+    struct uuid tx;
+
+    assert_int_equal(uuid_parse(BYTES_LIT(ID), &tx), 0);
+    m.transaction_id = (char *)(uintptr_t)ID;
+    m.decision = verdict;
+    m.ask_again_at = at;
+    m.ask_again_after = after;
+    answer_message(&m, &tx, &a);
+    return a;
+}
+
+static void test_ask_again_message(void **state) {
+    const Txmsg__V1__CheckVerdict unknown = TXMSG__V1__CHECK_VERDICT__CHECK_VERDICT_UNKNOWN;
+    Google__Protobuf__Timestamp at = GOOGLE__PROTOBUF__TIMESTAMP__INIT;
+    Google__Protobuf__Duration after = GOOGLE__PROTOBUF__DURATION__INIT;
+
+    at.seconds = 1767225600;
+    at.nanos = 500000000;
+    after.seconds = 90;
+    assert_int_equal(message_of(unknown, &at, NULL).again_at_us, 1767225600500000);
+    assert_int_equal(message_of(unknown, NULL, &after).again_after_ms, 90000);
+    assert_int_equal(message_of(unknown, NULL, NULL).again_after_ms, -1);
+    assert_int_equal(message_of(unknown, &at, &after).verdict, ANSWER_UNREACHABLE);
+    assert_int_equal(message_of(TXMSG__V1__CHECK_VERDICT__CHECK_VERDICT_COMMITTED, &at, NULL).verdict,
+                     ANSWER_UNREACHABLE);
+    at.nanos = 1000000000;
+    assert_int_equal(message_of(unknown, &at, NULL).verdict, ANSWER_UNREACHABLE);
+    at.nanos = 0;
+    at.seconds = INT64_MAX;
+    assert_int_equal(message_of(unknown, &at, NULL).verdict, ANSWER_UNREACHABLE);
+    after.seconds = -1;
+    assert_int_equal(message_of(unknown, NULL, &after).verdict, ANSWER_UNREACHABLE);
+    after.seconds = INT64_MAX;
+    assert_int_equal(message_of(unknown, NULL, &after).verdict, ANSWER_UNREACHABLE);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_verdicts),      cmocka_unit_test(test_tolerated), cmocka_unit_test(test_not_answers),
-        cmocka_unit_test(test_bytes),         cmocka_unit_test(test_status),    cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_verdicts),
+        cmocka_unit_test(test_tolerated),
+        cmocka_unit_test(test_not_answers),
+        cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_status),
+        cmocka_unit_test(test_failures),
         cmocka_unit_test(test_huge_and_deep),
+        cmocka_unit_test(test_ask_again),
+        cmocka_unit_test(test_ask_again_message),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -106,6 +106,8 @@ static void test_producer_defaults(void **state) {
         assert_int_equal(c->timeout_ms, 5000);
         assert_int_equal(c->concurrency, 16);
         assert_false(c->include_body);
+        assert_int_equal(c->rate, 0);
+        assert_int_equal(c->rolled_back_not_before_ms, 0);
     }
 }
 
@@ -116,7 +118,7 @@ static void test_producer_values(void **state) {
           "{\"name\": \"shop\", \"check\": {\"endpoints\": [\"http://a:8080/check\", \"https://[::1]/c?d=%20\"],"
           "\"secret\": \"whsec_MDEyMzQ1Njc4OWFiY2RlZg==\", \"first_after\": \"1.500s\", \"initial\": \"2s\","
           "\"factor\": 1, \"max\": \"2s\", \"jitter\": 0, \"max_unknowns\": 1000, \"timeout\": \"600s\","
-          "\"concurrency\": 4096, \"include_body\": true, \"rate\": 0, \"rolled_back_not_before\": \"0s\"}}");
+          "\"concurrency\": 4096, \"include_body\": true, \"rate\": 100000, \"rolled_back_not_before\": \"24h\"}}");
     const struct producer_conf *p = topology_producer(t, bytes_str("shop"));
     assert_string_equal(p->name, "shop");
     assert_int_equal(p->check.endpoints_n, 2);
@@ -126,6 +128,8 @@ static void test_producer_values(void **state) {
     assert_int_equal(p->check.first_after_ms, 1500);
     assert_int_equal(p->check.backoff.initial_ms, 2000);
     assert_true(p->check.backoff.factor == 1.0);
+    assert_int_equal(p->check.rate, 100000);
+    assert_int_equal(p->check.rolled_back_not_before_ms, 24 * 3600 * 1000);
     assert_int_equal(p->check.backoff.max_ms, 2000);
     assert_true(p->check.backoff.jitter == 0.0);
     assert_int_equal(p->check.max_unknowns, 1000);
@@ -160,8 +164,11 @@ static void test_producer_refusals(void **state) {
         {"{\"initial\": \"20s\", \"max\": \"10s\"}", "check.max is 10s, less than initial, which is 20s"},
         {"{\"initial\": \"11m\"}", "check.max is 10m, less than initial, which is 11m"},
         {"{\"include_body\": 1}", "check.include_body must be true or false"},
-        {"{\"rate\": 10}", "check.rate is not supported by this version"},
-        {"{\"rolled_back_not_before\": \"1s\"}", "check.rolled_back_not_before is not supported by this version"},
+        {"{\"rate\": -1}", "check.rate is -1, the limit is 0..100000"},
+        {"{\"rate\": 100001}", "check.rate is 100001, the limit is 0..100000"},
+        {"{\"rate\": \"10\"}", "check.rate must be a whole number"},
+        {"{\"rolled_back_not_before\": \"25h\"}", "check.rolled_back_not_before is 25h, the limit is 0s..24h"},
+        {"{\"rolled_back_not_before\": \"-1s\"}", "check.rolled_back_not_before must be a duration such as \"10s\""},
         {"{\"endpoints\": \"http://a\"}", "check.endpoints must be a list"},
         {"{\"endpoints\": [\"http://a\", 7]}", "check.endpoints[1] must be a string"},
         {"{\"endpoints\": [\"http://a\", \"\"]}", "check.endpoints[1] is required"},
