@@ -403,7 +403,9 @@ static enum desk_given pull(struct check *c) {
     c->desk = (struct desk_check){.request = c->message,
                                   .tx = c->tx,
                                   .deadline_us = store_now_us(a->store) + c->policy->timeout_ms * 1000,
-                                  .back = a->back};
+                                  .back = a->back,
+                                  .avoid = c->pulled ? c->desk.asked : 0,
+                                  .asked = c->desk.asked};
     list_init(&c->desk.link);
     r = desk_give(a->desk, c->name, &c->desk);
     if (r != DESK_TAKEN)

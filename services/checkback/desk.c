@@ -35,10 +35,10 @@ struct desk_stream {
     struct counter *of;
     struct rpc_stream *rpc;
     int credit, in_flight;
-    uint64_t last_tag;
-    struct list outgoing; /* struct desk_check, not sent yet */
-    struct hmap sent;     /* by tag */
-    bool unwanted;        /* the producer left the configuration */
+    uint64_t number, last_tag; /* of the desk, from 1 */
+    struct list outgoing;      /* struct desk_check, not sent yet */
+    struct hmap sent;          /* by tag */
+    bool unwanted;             /* the producer left the configuration */
 };
 
 struct desk {
@@ -48,6 +48,7 @@ struct desk {
     struct hmap counters;
     struct topology *topology;
     _Atomic int streams_n;
+    uint64_t last_number;
 };
 
 static uint64_t name_hash(const char *name) {
@@ -114,14 +115,18 @@ int desk_room(struct desk *d, const char *producer) {
     return room;
 }
 
-static struct desk_stream *least_loaded(const struct counter *c) {
-    struct desk_stream *best = NULL;
+static enum desk_given least_loaded(const struct counter *c, uint64_t avoid, struct desk_stream **ret) {
+    enum desk_given r = DESK_NOBODY;
+    *ret = NULL;
     LIST_FOR (e, &c->streams) {
         struct desk_stream *s = LIST_ENTRY(e, struct desk_stream, link);
-        if (s->credit > 0 && (!best || s->in_flight < best->in_flight))
-            best = s;
+        if (s->number == avoid)
+            continue;
+        if (s->credit > 0 && (!*ret || s->in_flight < (*ret)->in_flight))
+            *ret = s;
+        r = *ret ? DESK_TAKEN : DESK_BUSY;
     }
-    return best;
+    return r;
 }
 
 enum desk_given desk_give(struct desk *d, const char *producer, struct desk_check *c) {
@@ -129,11 +134,13 @@ enum desk_given desk_give(struct desk *d, const char *producer, struct desk_chec
         return DESK_NOBODY;
     pthread_mutex_lock(&d->lock);
     struct counter *of = counter_find(d, producer);
-    struct desk_stream *s = of ? least_loaded(of) : NULL;
+    struct desk_stream *s = NULL;
+    enum desk_given r = of ? least_loaded(of, c->avoid, &s) : DESK_NOBODY;
     if (s) {
         s->credit--;
         s->in_flight++;
         c->stream = s;
+        c->asked = s->number;
         c->tag = ++s->last_tag;
         list_add_tail(&s->outgoing, &c->link);
         list_del(&s->link);
@@ -141,7 +148,7 @@ enum desk_given desk_give(struct desk *d, const char *producer, struct desk_chec
         rpc_stream_signal(s->rpc);
     }
     pthread_mutex_unlock(&d->lock);
-    return s ? DESK_TAKEN : of ? DESK_BUSY : DESK_NOBODY;
+    return r;
 }
 
 bool desk_take_back(struct desk *d, struct desk_check *c) {
@@ -264,6 +271,7 @@ static struct desk_stream *introduce(struct desk *d, struct rpc_stream *rpc, con
         strlen(q->producer) <= LIMIT_NAME && d->topology && topology_producer(d->topology, bytes_str(q->producer));
     s->of = known ? counter_of(d, q->producer) : NULL;
     if (s->of) {
+        s->number = ++d->last_number;
         list_add_tail(&s->of->streams, &s->link);
         metric_add(s->of->open, 1);
         atomic_fetch_add(&d->streams_n, 1);

@@ -28,10 +28,12 @@ struct desk_check {
     struct uuid tx;
     int64_t deadline_us;  /* told to the client; microseconds since 1970 */
     struct mailbox *back; /* gets `link`. It has room for every check of its owner */
+    uint64_t avoid;       /* `asked` of a stream that gave no answer, 0 = none: that one is not asked at once again */
     /* out */
     struct list link;
     bool lost; /* the stream ended first: nobody answered, ask somebody else */
     struct answer answer;
+    uint64_t asked; /* number of the stream */
     /* private */
     struct hnode by_tag;
     uint64_t tag;
@@ -43,7 +45,7 @@ int desk_room(struct desk *d, const char *producer);
 enum desk_given {
     DESK_TAKEN,  /* by the stream that has the fewest: it will come back */
     DESK_BUSY,   /* there are streams, none with credit */
-    DESK_NOBODY, /* no stream of this producer at this replica */
+    DESK_NOBODY, /* no stream of this producer at this replica, or only that to avoid */
 };
 enum desk_given desk_give(struct desk *d, const char *producer, struct desk_check *c) MUSTCHECK;
 /* True: it is the owner's again. False: it is on its way back already. */

@@ -29,7 +29,7 @@ def first_after(e, tx):
 
 
 def lease(producer):
-    return 2 * content.CHECK_TIMEOUT * len(content.ENDPOINTS[producer]) + 5
+    return 2 * content.CHECK_TIMEOUT * max(1, len(content.ENDPOINTS[producer])) + 5
 
 
 def woke(thaws, when):

@@ -17,8 +17,9 @@ BACKOFF = {"first_after": "1s", "initial": "1s", "factor": 1.5, "max": "3s", "ji
 JITTER = 0.2
 CHECK_TIMEOUT = 1.0
 SINK_TIMEOUT = 2.0
-MAX_UNKNOWNS = {"shop": 1000, "bank": 3, "ghost": 3}
-ENDPOINTS = {"shop": ["/check/shop"], "bank": ["/check/bank/broken", "/check/bank"], "ghost": ["/check/ghost"]}
+MAX_UNKNOWNS = {"shop": 1000, "bank": 3, "ghost": 3, "pull": 1000}
+# `pull` has none: its instances hold a stream of Checks.
+ENDPOINTS = {"shop": ["/check/shop"], "bank": ["/check/bank/broken", "/check/bank"], "ghost": ["/check/ghost"], "pull": []}
 
 # Subscriptions by topic. `strict` refuses some messages for good, so it has dead letters; `void` answers nothing until the end,
 # and nobody else may notice.

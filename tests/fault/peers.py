@@ -1,6 +1,6 @@
 """The other side: check endpoints, HTTP consumers and RabbitMQ consumers, in one process.
 
-    python -m fault.peers CONFIG     CONFIG is a JSON file: seed, directory, port, rabbit
+    python -m fault.peers CONFIG     CONFIG is a JSON file: seed, directory, port, rabbit, targets (of the streams of `pull`)
 
 They misbehave, by the seed, until a line `calm` comes on standard input; the endpoint of `ghost` answers nothing until `open`,
 and `void` neither, but for breaks in which it does, unless CONFIG forbids them by `dead_sink`: until `calm`. `finish` ends the
@@ -20,9 +20,13 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from harness import protos
+
+protos.generate()
+
 import pika
 
-from fault import content
+from fault import content, streams
 from fault.history import Recorder
 
 HANG = 6     # seconds: longer than any timeout of the other side
@@ -30,6 +34,10 @@ TICK = 0.05  # seconds between two looks at the own lateness
 BREAK = 30   # seconds that `void` is dead, and then alive
 STALL = 0.15 # seconds of lateness that are worth a note
 REASONS = {200: "OK", 404: "Not Found", 410: "Gone", 500: "Internal Server Error"}
+
+
+def another(tx):
+    return tx[:-1] + ("0" if tx[-1] != "0" else "1")
 
 
 class Peers:
@@ -81,15 +89,26 @@ class Peers:
             reply, hang = (200, json.dumps({"transactionId": tx, "decision": "ROLLED_BACK"}).encode()), True
         else:
             reply = {"500": (500, b"broken"), "404": (404, b'{"decision":"ROLLED_BACK"}'), "html": (200, b"<html>all is well</html>"),
-                     "other": (200, json.dumps({"transactionId": tx[:-1] + ("0" if tx[-1] != "0" else "1"),
-                                                "decision": "ROLLED_BACK"}).encode())}[how]
+                     "other": (200, json.dumps({"transactionId": another(tx), "decision": "ROLLED_BACK"}).encode())}[how]
         self.checks.end(op, "ok", mood=how, **({"answer": answer} if answer else {}))
         return *reply, hang
 
-    def mood(self, where, tx):
+    async def pulled(self, where, check, stream):
+        """The answer of an instance of `pull`: an id and a verdict, or none; or it dies over the question."""
+        tx = check.transaction_id
+        where = f"{where}.{stream}"
+        op = self.checks.invoke("check", tx=tx, at=where, producer=check.producer, count=check.check_count)
+        how = self.mood(where, tx, ("answer", "other", "hang", "die"), (85, 6, 6, 3))
+        answer = self.verdict(check.business_key, tx) if how == "answer" else None
+        self.checks.end(op, "ok", mood=how, **({"answer": answer} if answer else {}))
+        if how == "die":
+            raise EOFError
+        return (tx, answer) if answer else (another(tx), "ROLLED_BACK") if how == "other" else None
+
+    def mood(self, where, tx, moods=("answer", "500", "404", "html", "other", "hang"), weights=(80, 5, 4, 4, 4, 3)):
         if self.calm.is_set():
             return "answer"
-        return self.rng.choices(("answer", "500", "404", "html", "other", "hang"), (80, 5, 4, 4, 4, 3))[0]
+        return self.rng.choices(moods, weights)[0]
 
     # --- consumers ---
 
@@ -194,7 +213,10 @@ async def main(path):
         consumer.start()
     server = await asyncio.start_server(peers.serve, "127.0.0.1", config["port"], backlog=512, limit=1 << 20)
     loop = asyncio.get_running_loop()
-    watch = loop.create_task(peers.watch_itself())
+    tasks = [loop.create_task(peers.watch_itself())]
+    for i, target in enumerate(config["targets"] * 2): # two instances at each replica
+        decide = functools.partial(peers.pulled, f"pull/{i}")
+        tasks.append(loop.create_task(streams.answer_checks(target, "pull", decide)))
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     print("listening", flush=True)
@@ -202,7 +224,8 @@ async def main(path):
         peers.checks.fact(line)
         {"calm": peers.calm, "open": peers.open}[line].set()
     server.close()
-    watch.cancel()
+    for task in tasks:
+        task.cancel()
     for consumer in consumers:
         consumer.stopping.set()
     for consumer in consumers:

@@ -24,10 +24,11 @@ from google.rpc import status_pb2
 from harness.client import details_of, duration
 from txmsg.v1 import message_service_pb2 as pb, message_service_pb2_grpc, transaction_pb2
 
-from fault import content, scenarios
+from fault import content, scenarios, streams
 from fault.history import Recorder
 
 CALL_TIMEOUT = 3
+STREAMED = 0.3       # of the operations go over Pipeline
 ATTEMPTS = 12        # of one operation while the load lasts
 SETTLED_WITHIN = 90  # seconds, for all that is left at the end
 NOT_STORED = {"STORE_UNAVAILABLE", "SHUTTING_DOWN", "OVERLOADED", "EXPIRED_IN_QUEUE", "DEADLINE_PASSED"}
@@ -101,6 +102,14 @@ def refused_call(error):
     return refused(error.code().name, found.reason if found else None, found.metadata if found else {})
 
 
+def ended(result):
+    """How an operation of a Batch or a Pipeline ended."""
+    if result.WhichOneof("result") == "status":
+        return done(result.status)
+    found = details_of(result.error)
+    return refused(found.code, found.reason, found.metadata)
+
+
 def answered(how, fields):
     """It will not become another answer by being repeated. NOT_FOUND does, while a Prepare is under way."""
     return how == "ok" or (how == "fail" and fields.get("reason") not in NOT_STORED and fields["code"] != "NOT_FOUND")
@@ -116,6 +125,7 @@ class Caller:
         self.last = []
         self.channels = [grpc.aio.insecure_channel(target, options=OPTIONS) for target in config["targets"]]
         self.stubs = [message_service_pb2_grpc.MessageServiceStub(channel) for channel in self.channels]
+        self.pipes = [streams.Pipe(stub) for stub in self.stubs]
         self.operations = 0
 
     async def pause(self, seconds):
@@ -128,6 +138,8 @@ class Caller:
         """One attempt at one replica; answers how it ended."""
         where = self.rng.randrange(len(self.stubs))
         request = request_of(kind, t, **how)
+        if kind != "get" and self.rng.random() < STREAMED:
+            return await self._streamed(where, kind, request, arguments_of(kind, t, **how))
         op = self.history.invoke(kind, at=where, **arguments_of(kind, t, **how))
         self.operations += 1
         try:
@@ -136,6 +148,14 @@ class Caller:
             end = refused_call(error)
         else:
             end = self._read(answer.transaction) if kind == "get" else done(answer.status)
+        self.history.end(op, end[0], **end[1])
+        return end
+
+    async def _streamed(self, where, kind, request, arguments):
+        op = self.history.invoke(kind, at=where, stream=True, **arguments)
+        self.operations += 1
+        result = await self.pipes[where].ask(operation_of(kind, request), CALL_TIMEOUT)
+        end = ended(result) if result else ("info", {"code": "UNAVAILABLE"})
         self.history.end(op, end[0], **end[1])
         return end
 
@@ -171,13 +191,7 @@ class Caller:
         except grpc.aio.AioRpcError as error:
             ends = [refused_call(error)] * len(steps)
         else:
-            ends = []
-            for result in answer.results:
-                if result.WhichOneof("result") == "status":
-                    ends.append(done(result.status))
-                else:
-                    found = details_of(result.error)
-                    ends.append(refused(found.code, found.reason, found.metadata))
+            ends = [ended(result) for result in answer.results]
         for op, (how, fields) in zip(ops, ends, strict=True):
             self.history.end(op, how, **fields)
         for (kind, t), end in zip(steps, ends):
@@ -227,7 +241,7 @@ async def load(caller, config):
         finally:
             slots.release()
 
-    def ended(task):
+    def forget(task):
         running.discard(task)
         if task.exception():
             caller.history.fact("broken", error=repr(task.exception()))
@@ -238,7 +252,7 @@ async def load(caller, config):
         serial += 1
         task = asyncio.create_task(one(serial))
         running.add(task)
-        task.add_done_callback(ended)
+        task.add_done_callback(forget)
         ahead = begin + serial / config["rate"] - time.monotonic()
         if ahead > 0:
             await caller.pause(ahead)

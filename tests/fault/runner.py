@@ -167,8 +167,9 @@ class Run:
         self.broker = Broker(rabbit.start(), self.history)
         self._queues(rabbit.url())
         port = stable_port()
+        self.targets = [f"127.0.0.1:{stable_port()}" for _ in range(self.o.replicas)]
         self.peers = Child("peers", "fault.peers", {"seed": self.o.seed, "directory": str(self.directory), "port": port,
-                                                    "rabbit": rabbit.url(), "dead_sink": self.o.dead_sink}, self.directory)
+                                                    "rabbit": rabbit.url(), "dead_sink": self.o.dead_sink, "targets": self.targets}, self.directory)
         self.closing.callback(self.peers.close)
         self.children.append(self.peers)
         if self.peers.line() != "listening":
@@ -189,7 +190,7 @@ class Run:
                    **dict(item.split("=", 1) for item in self.o.set)}
         for i in range(self.o.replicas):
             daemon = Txmsgd(self.o.build, self.directory, self.dsn, {
-                **options, "grpc.listen": f"127.0.0.1:{stable_port()}", "http.listen": f"127.0.0.1:{stable_port()}"}, f"replica{i}")
+                **options, "grpc.listen": self.targets[i], "http.listen": f"127.0.0.1:{stable_port()}"}, f"replica{i}")
             self.closing.callback(daemon.kill)
             self.replicas.append(Replica(daemon, self.history))
         for keeper in self.keepers():
@@ -221,7 +222,7 @@ class Run:
         self.history.fact("clock", wall=time.time())
         self.producers = Child("producers", "fault.producers", {
             "seed": self.o.seed, "directory": str(self.directory), "rate": self.o.rate, "callers": self.o.callers,
-            "targets": [r.daemon.options["grpc.listen"] for r in self.replicas]}, self.directory)
+            "targets": self.targets}, self.directory)
         self.closing.callback(self.producers.close)
         self.children.append(self.producers)
         self.sampler = Sampler(self)

@@ -22,6 +22,11 @@ def draw(rng):
     return rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
 
 
+def asked(rng):
+    """Whose endpoint, or whose streams."""
+    return rng.choice(("shop", "pull"))
+
+
 @scenario(26)
 async def confirmed(call, rng, make):
     t = make(truth=content.COMMITTED)
@@ -58,17 +63,17 @@ async def published_and_forgotten(call, rng, make):
 
 @scenario(8)
 async def checked_committed(call, rng, make):
-    await call.settle("prepare", make(truth=content.COMMITTED))
+    await call.settle("prepare", make(producer=asked(rng), truth=content.COMMITTED))
 
 
 @scenario(5)
 async def checked_rolled_back(call, rng, make):
-    await call.settle("prepare", make(truth=content.ROLLED_BACK))
+    await call.settle("prepare", make(producer=asked(rng), truth=content.ROLLED_BACK))
 
 
 @scenario(3)
 async def checked_later(call, rng, make):
-    await call.settle("prepare", make(truth=content.WAITING))
+    await call.settle("prepare", make(producer=asked(rng), truth=content.WAITING))
 
 
 @scenario(2)

@@ -123,6 +123,23 @@ def test_anything_else_is_no_verdict(world, client, topic, shop, pull, bad):
     assert world.wait_state(tx, CONFIRMED).origin == CHECK
 
 
+def test_who_gave_no_answer_is_not_asked_at_once_again(world, client, topic, shop, pull):
+    """Another stream is, with the same check; the only one waits for the next."""
+    nonsense = lambda check: answer_to(check, "UNSPECIFIED")
+    only = pull(shop)
+    only.decide = nonsense
+    alone = prepare(client, topic, shop)
+    only.wait(alone, 3)
+    assert [c.check.check_count for c in only.of(alone)][:3] == [1, 2, 3]
+    client.cancel(alone)
+    other = pull(shop)
+    other.decide = nonsense
+    wait_streams(world, shop, 2)
+    tx = prepare(client, topic, shop)
+    counts = [[c.check.check_count for c in puller.wait(tx, 2)][:2] for puller in (only, other)]
+    assert counts == [[1, 2], [1, 2]]
+
+
 def test_late_answer_counts_for_nothing(world, client, topic, shop, pull):
     """Its time is over, so the check was given to somebody else."""
     slow = pull(shop)
