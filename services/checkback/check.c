@@ -322,6 +322,7 @@ static bool answered(struct check *c, const struct answer *answer) {
 static void next_stream(struct check *c, const char *why) {
     snprintf(c->error, sizeof(c->error), "stream: %s", why);
     c->pulled++;
+    c->avoid = c->desk.asked;
     waits(c, c->policy->endpoints_n == 0);
     move(c, &c->asker->ready);
     check_send(c);
@@ -404,8 +405,7 @@ static enum desk_given pull(struct check *c) {
                                   .tx = c->tx,
                                   .deadline_us = store_now_us(a->store) + c->policy->timeout_ms * 1000,
                                   .back = a->back,
-                                  .avoid = c->pulled ? c->desk.asked : 0,
-                                  .asked = c->desk.asked};
+                                  .avoid = c->avoid};
     list_init(&c->desk.link);
     r = desk_give(a->desk, c->name, &c->desk);
     if (r != DESK_TAKEN)

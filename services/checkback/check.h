@@ -66,8 +66,9 @@ struct check {
     struct arena arena;         /* of `message` */
     struct tx_content *content; /* it points into it; NULL = there is no message */
     Txmsg__V1__CheckRequest *message;
-    bool waits; /* for a stream: counted in producer->waiting */
-    int pulled; /* streams that did not answer in time, or nothing that counts */
+    bool waits;     /* for a stream: counted in producer->waiting */
+    int pulled;     /* streams that did not answer in time, or nothing that counts */
+    uint64_t avoid; /* the last one of them */
     bool at_desk;
     uint64_t desk_until_ns; /* CLOCK_MONOTONIC */
     struct desk_check desk;
