@@ -16,7 +16,7 @@ CLIENT_EXTRA = {"store"}                     # `txmsgctl migrate` talks to the d
 
 THIRD_PARTY = { # header: rooms
     r"grpc/": {"rpc", "client"},
-    r"libpq-fe\.h|postgres_ext\.h": {"store", "relay"},
+    r"libpq-fe\.h|postgres_ext\.h": {"store", "relay", "client"},
     r"curl/": {"webclient"},
     r"jansson\.h|yaml\.h|openssl/": {"base"},
     r"uv\.h": {"loop"}, # others through loop/loop.h
