@@ -17,6 +17,8 @@ static const struct ctl_option send_options[] = {
     {"--content-type", "TYPE", "of the body"},
     {"--business-key", "TEXT", "a name of your own for the transaction"},
     {"--id", "UUID", "transaction id (UUIDv7); made here if absent"},
+    {"--deliver-at", "TIME", "not before; RFC 3339, or how far ahead, such as 10m"},
+    {"--expire-at", "TIME", "discarded where it is undelivered then; RFC 3339, or how far ahead"},
     {"--check-after", "DURATION", "prepare only: when the first check may come"},
     {NULL, NULL, NULL},
 };
@@ -67,6 +69,25 @@ static int fill_headers(struct ctl *c, Txmsg__V1__Message *m) {
     return CTL_OK;
 }
 
+/* RFC 3339, or a distance from now: `sign` 1 = ahead, -1 = back. Not given: NULL. */
+static int parse_time(struct ctl *c, const char *name, int sign, Google__Protobuf__Timestamp **ret) {
+    const char *v = args_get(&c->args, name);
+    int64_t us, ms;
+    if (!v)
+        return CTL_OK;
+    if (clock_parse(v, &us) < 0) {
+        if (text_duration_ms(v, &ms) < 0)
+            return ctl_usage("%s: '%s' is neither RFC 3339 nor a duration such as 1h", name, v);
+        us = clock_real_us() + sign * ms * 1000;
+    }
+    Google__Protobuf__Timestamp *t = mem_must(arena_alloc(&c->arena, sizeof(*t)));
+    google__protobuf__timestamp__init(t);
+    t->seconds = us / 1000000;
+    t->nanos = (int32_t)(us % 1000000) * 1000;
+    *ret = t;
+    return CTL_OK;
+}
+
 static int fill_message(struct ctl *c, Txmsg__V1__Message *m) {
     txmsg__v1__message__init(m);
     const char *file = args_get(&c->args, "--body-file"), *body = ctl_opt(c, "--body"), *key = ctl_opt(c, "--key");
@@ -81,7 +102,10 @@ static int fill_message(struct ctl *c, Txmsg__V1__Message *m) {
     m->key = (ProtobufCBinaryData){.len = strlen(key), .data = (uint8_t *)(uintptr_t)key};
     if (!*m->topic || !*ctl_opt(c, "--producer"))
         return ctl_usage("--producer and --topic are required");
-    return fill_headers(c, m);
+    int code = parse_time(c, "--deliver-at", 1, &m->deliver_at);
+    if (code == CTL_OK)
+        code = parse_time(c, "--expire-at", 1, &m->expire_at);
+    return code == CTL_OK ? fill_headers(c, m) : code;
 }
 
 /* An id made here can be repeated after an unknown outcome, so it is always shown. */
@@ -233,27 +257,10 @@ static int cmd_get(struct ctl *c) {
             fwrite(m->message->body.data, 1, m->message->body.len, stdout);
             putchar('\n');
         }
+        line("  deliver at", ctl_time(c, m->message->deliver_at));
+        line("  expires at", ctl_time(c, m->message->expire_at));
         print_deliveries(c, m);
     }
-    return CTL_OK;
-}
-
-/* RFC 3339, or how long ago. */
-static int parse_time(struct ctl *c, const char *name, Google__Protobuf__Timestamp **ret) {
-    const char *v = args_get(&c->args, name);
-    int64_t us, age_ms;
-    if (!v)
-        return CTL_OK;
-    if (clock_parse(v, &us) < 0) {
-        if (text_duration_ms(v, &age_ms) < 0)
-            return ctl_usage("%s: '%s' is neither RFC 3339 nor an age such as 1h", name, v);
-        us = clock_real_us() - age_ms * 1000;
-    }
-    Google__Protobuf__Timestamp *t = mem_must(arena_alloc(&c->arena, sizeof(*t)));
-    google__protobuf__timestamp__init(t);
-    t->seconds = us / 1000000;
-    t->nanos = (int32_t)(us % 1000000) * 1000;
-    *ret = t;
     return CTL_OK;
 }
 
@@ -277,9 +284,9 @@ static int cmd_list(struct ctl *c) {
     if (code == CTL_OK && *ctl_opt(c, "--state"))
         code = parse_state(ctl_opt(c, "--state"), &q.state);
     if (code == CTL_OK)
-        code = parse_time(c, "--since", &q.start_time);
+        code = parse_time(c, "--since", -1, &q.start_time);
     if (code == CTL_OK)
-        code = parse_time(c, "--until", &q.end_time);
+        code = parse_time(c, "--until", -1, &q.end_time);
     if (code != CTL_OK)
         return code;
     const ProtobufCMessage *r;

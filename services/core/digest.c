@@ -4,7 +4,7 @@
  *
  * SHA-256 over, in this order, `text` being a u32 length and that many bytes, all numbers big-endian:
  *
- *     u8   version = 1
+ *     u8   version: 1, or 2 if any message has a deliver_at or expire_at
  *     text producer
  *     text business_key        (empty = none)
  *     u32 8, i64 check_after_ms
@@ -18,13 +18,16 @@
  *       for each header, by name in byte order:
  *         text name
  *         text value
+ *       in version 2 only:
+ *         u32 8, i64 deliver_at in microseconds since 1970 (0 = none)
+ *         u32 8, i64 expire_at
  *
  * Every field carries its length, numbers too, so no two contents share one input.
  */
 #include "core/digest.h"
 #include "core/scratch.h"
 
-enum { DIGEST_VERSION = 1 };
+enum { DIGEST_PLAIN = 1, DIGEST_TIMES = 2 };
 
 /* Small fields are gathered before they go to the hash: a call into it costs more than hashing 20 bytes. */
 struct feed {
@@ -74,8 +77,15 @@ static void feed_i64(struct feed *f, int64_t v) {
     feed_u32(f, (uint64_t)v & UINT32_MAX);
 }
 
+static uint8_t version_of(const struct tx_content *c) {
+    for (uint32_t i = 0; i < c->messages_n; i++)
+        if (msg_has_times(&c->messages[i]))
+            return DIGEST_TIMES;
+    return DIGEST_PLAIN;
+}
+
 int tx_digest(const struct tx_content *c, uint8_t out[32]) {
-    const uint8_t version = DIGEST_VERSION;
+    const uint8_t version = version_of(c);
     struct scratch *s = scratch_get();
     struct feed f;
 
@@ -99,6 +109,10 @@ int tx_digest(const struct tx_content *c, uint8_t out[32]) {
         for (uint32_t h = 0; h < m->headers_n; h++) {
             feed_text(&f, m->headers[h].name);
             feed_text(&f, m->headers[h].value);
+        }
+        if (version == DIGEST_TIMES) {
+            feed_i64(&f, m->deliver_at_us);
+            feed_i64(&f, m->expire_at_us);
         }
     }
     feed_flush(&f);

@@ -16,5 +16,6 @@ void limits_default(struct limits *l) {
         .id_past_ms = 24 * hour,
         .id_future_ms = 5 * minute,
         .check_after_max_ms = 24 * hour,
+        .deliver_ahead_ms = 7 * 24 * hour,
     };
 }

@@ -24,5 +24,6 @@ struct limits {
     int64_t id_past_ms;         /* how far an id's time may lie behind the database clock; default 24 h */
     int64_t id_future_ms;       /* ... ahead; default 5 min */
     int64_t check_after_max_ms; /* default 24 h */
+    int64_t deliver_ahead_ms;   /* how far deliver_at may lie ahead of the id's time: the retention; default 7 d */
 };
 void limits_default(struct limits *l);

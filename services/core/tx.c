@@ -203,6 +203,8 @@ static void fill(struct tx_content *c, const struct plan *p, const struct scratc
         m->key = put_text(&at, in->key);
         m->content_type = put_text(&at, in->content_type);
         m->body = put(&at, in->body);
+        m->deliver_at_us = in->deliver_at_us;
+        m->expire_at_us = in->expire_at_us;
         m->headers = in->headers_n > 0 ? headers : NULL;
         m->headers_n = in->headers_n;
         for (uint32_t h = 0; h < in->headers_n; h++, headers++, from++) {

@@ -36,8 +36,12 @@ struct msg {
     struct bytes topic, key, body, content_type;
     const struct header *headers;
     uint32_t headers_n;
-    struct bytes headers_json; /* {"name":"value",...} in sorted order, as stored; NULL when there are none */
+    struct bytes headers_json;           /* {"name":"value",...} in sorted order, as stored; NULL when there are none */
+    int64_t deliver_at_us, expire_at_us; /* microseconds since 1970, by the database's clock; 0 = none */
 };
+static inline bool msg_has_times(const struct msg *m) {
+    return m->deliver_at_us || m->expire_at_us;
+}
 
 /*
  * How long after Prepare the first check may come; the largest class not above check_after is stored with the header.

@@ -214,3 +214,26 @@ int validate_messages(const struct limits *l, const struct msg *m, uint32_t n, s
     }
     return 0;
 }
+
+int validate_times(const struct limits *l, int64_t id_ms, const struct msg *m, uint32_t n, struct violation *v) {
+    int64_t id_us = id_ms * 1000;
+
+    for (uint32_t i = 0; i < n; i++) {
+        int64_t ahead_ms = (m[i].deliver_at_us - id_us) / 1000;
+        if (m[i].deliver_at_us && ahead_ms > l->deliver_ahead_ms) {
+            describe(v, "lies %lld s ahead of the time in transaction_id, the limit is %lld (the retention)",
+                     (long long)ahead_ms / 1000, (long long)l->deliver_ahead_ms / 1000);
+            return at_field(v, "messages[%u].deliver_at", i);
+        }
+        if (!m[i].expire_at_us)
+            continue;
+        if (m[i].expire_at_us <= id_us)
+            describe(v, "must be later than the time in transaction_id (that of the call, if it has none)");
+        else if (m[i].expire_at_us <= m[i].deliver_at_us)
+            describe(v, "must be later than deliver_at");
+        else
+            continue;
+        return at_field(v, "messages[%u].expire_at", i);
+    }
+    return 0;
+}

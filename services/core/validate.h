@@ -15,6 +15,12 @@ struct violation {
 int validate_id_window(const struct limits *l, const struct uuid *id, int64_t now_ms, struct violation *v) MUSTCHECK;
 int validate_messages(const struct limits *l, const struct msg *m, uint32_t n, struct violation *v) MUSTCHECK;
 /*
+ * deliver_at and expire_at of each message, against the time inside the transaction's id and not against the clock: a
+ * repeat is judged like the first call, whatever time has passed between them.
+ */
+int validate_times(const struct limits *l, int64_t id_ms, const struct msg *m, uint32_t n, struct violation *v)
+    MUSTCHECK;
+/*
  * Header names: 1..128 of token characters [A-Za-z0-9!#$%&'*+.^_`|~-], unique regardless of case, not beginning with
  * "txmsg-", "ce-", "webhook-"; values: no control characters. validate_header() checks h[at] alone and against those
  * before it; the field becomes `<field>["name"]`, the name escaped to printable ASCII and cut.

@@ -2,6 +2,9 @@
  * The way of a message of this lane: read -> parcel at the outlet, slot in the window -> settled (delivered, or to be
  * spilled) -> passed by W in a batch, together with the row of a spilled one -> durable.
  *
+ * A message that is not due yet (deliver_at) or that expired is settled without an attempt, as a spilled one whose row
+ * waits for its time, or says that it was discarded.
+ *
  * A spilled message keeps its parcel, without the payload, until its row is in a batch. The window bounds what is
  * under way; UNRECORDED_MAX bounds what would be delivered again if this process died, also while the store cannot
  * commit.
@@ -10,6 +13,8 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+
+enum { CLOCK_MARGIN_US = 1000000 }; /* the database's clock may be so much behind what we take it for */
 
 int cursor_new(struct feed *feed, struct outlet *o, struct sub_cursor **ret) {
     struct sub_cursor *c = mem_zalloc(sizeof(*c));
@@ -81,6 +86,7 @@ void cursor_start(struct sub_cursor *c, struct lane_pos pos, int32_t written_seq
 static void spill_due(struct parcel *p, const struct sub_conf *conf) {
     p->dead = p->d.verdict == SINK_REJECT || p->d.attempt >= conf->max_attempts;
     p->due_in_ms = MAX(backoff_delay_ms(&conf->backoff, p->d.attempt, backoff_random()), p->d.retry_after_ms);
+    p->due_in_ms = parcel_due_ms(p, p->due_in_ms, store_now_us(p->outlet->env->store));
     if (!p->dead)
         outlet_rows(p->outlet, 1, p->due_in_ms);
 }
@@ -114,7 +120,31 @@ static bool may_start(const struct sub_cursor *c) {
     return may_go_on(c) && window_count(&c->window) < c->window.max && outlet_may_start_new(c->outlet);
 }
 
-/* 0 = on its way; 1 = not now. */
+/*
+ * Is this message not to be sent by us? Before its deliver_at it becomes a row that comes due then; the claim compares
+ * by the database's own clock. What was due when it was confirmed is never such a row.
+ */
+static bool hold_back(struct parcel *p, int64_t confirmed_us) {
+    const struct msg *m = parcel_msg(p);
+    int64_t now_us = store_now_us(p->outlet->env->store);
+
+    p->expired = msg_expired(m, now_us);
+    if (!p->expired && m->deliver_at_us > confirmed_us && m->deliver_at_us > now_us - CLOCK_MARGIN_US)
+        p->due_us = m->deliver_at_us;
+    return p->expired || p->due_us;
+}
+
+/* Settled without an attempt. */
+static void pass_untried(struct sub_cursor *c, struct parcel *p, struct lane_pos pos) {
+    p->d.attempt = 0;
+    p->d.confirmed_us = 0; /* it is not late */
+    tx_content_unref(TAKE(p->d.content));
+    window_settle(&c->window, window_push(&c->window, pos, p), WINDOW_SPILL);
+    if (p->slot == c->window.head)
+        feed_changed(c->feed, c, window_settled(&c->window) > UNRECORDED_MAX / 2);
+}
+
+/* 0 = on its way, or held back; 1 = not now. */
 static int start(struct sub_cursor *c, const struct tail_item *item, uint16_t n) {
     struct outlet *o = c->outlet;
     struct forward_env *env = o->env;
@@ -134,11 +164,16 @@ static int start(struct sub_cursor *c, const struct tail_item *item, uint16_t n)
     p->origin = c;
     p->from_log = item->from_log;
     p->slot = c->window.tail;
+    struct lane_pos pos = {item->pos.seq, item->pos.index + n};
+    if (msg_has_times(parcel_msg(p)) && hold_back(p, item->at_us)) {
+        pass_untried(c, p, pos);
+        return 0;
+    }
     if (outlet_send(o, p) != SINK_TAKEN) {
         parcel_put(&env->pool, p);
         return 1;
     }
-    uint64_t slot = window_push(&c->window, (struct lane_pos){item->pos.seq, item->pos.index + n}, p);
+    uint64_t slot = window_push(&c->window, pos, p);
     ASSERT(slot == p->slot);
     return 0;
 }
@@ -214,11 +249,13 @@ static int add_spill(struct sub_cursor *c, struct lane_batch *b, const struct wi
         .tx = p->tx,
         .n = (int16_t)p->d.n,
         .due_in_ms = p->due_in_ms,
+        .due_us = p->due_us,
         .lane = c->feed->number,
         .seq = s->pos.seq,
         .attempt = p->d.attempt,
         .error = p->d.error,
         .dead = p->dead,
+        .expired = p->expired,
     };
 
     return lane_add_spill(b, &row);
@@ -246,7 +283,7 @@ static int pass(struct sub_cursor *c, struct lane_batch *b) {
         r = add_spill(c, b, s);
         if (r != 0)
             break;
-        c->spilled += p->dead ? 0 : 1; /* the lane counts dead ones itself */
+        c->spilled += p->dead || p->expired ? 0 : 1; /* the lane counts dead and discarded ones itself */
         parcel_put(&c->outlet->env->pool, p);
         window_pop(&c->window);
         n = pop_done(c);

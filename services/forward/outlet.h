@@ -25,7 +25,7 @@ struct outlet {
     bool sent;       /* something was handed over since the last flush */
     struct breaker breaker;
     struct rate rate;
-    int64_t rows;        /* rows to retry that this worker wrote, less those that it finished */
+    int64_t rows;        /* rows to retry that this worker wrote, less those that it finished; not those never tried */
     int64_t rows_due_ms; /* no row known to us is due later than this (monotonic) */
     struct timer *timer; /* the next probe, or the next try to make a sink */
     struct metric *ok, *retry, *reject, *seconds;

@@ -20,10 +20,25 @@ struct parcel {
     uint64_t slot;        /* of the cursor's window */
     uint64_t start_by_ns; /* not started later than this (CLOCK_MONOTONIC); 0 = any time */
     int64_t due_in_ms;    /* of a failed one that is kept until it is recorded */
+    int64_t due_us;       /* likewise, of one that was not due yet: deliver_at */
     bool dead;            /* likewise: no further attempt */
+    bool expired;         /* likewise: discarded */
     bool queued;          /* in its outlet's queue */
     bool probe, from_log;
 };
+
+static inline const struct msg *parcel_msg(const struct parcel *p) {
+    return &p->d.content->messages[p->d.n];
+}
+/* When a failed one is looked at again: not later than it expires, so that it is discarded then. */
+static inline int64_t parcel_due_ms(const struct parcel *p, int64_t due_in_ms, int64_t now_us) {
+    int64_t expire_at_us = parcel_msg(p)->expire_at_us;
+
+    return expire_at_us ? MIN(due_in_ms, MAX((expire_at_us - now_us) / 1000 + 1, 1)) : due_in_ms;
+}
+static inline bool msg_expired(const struct msg *m, int64_t now_us) {
+    return m->expire_at_us && m->expire_at_us <= now_us;
+}
 
 struct parcel_pool {
     struct list free, blocks;

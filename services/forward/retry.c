@@ -75,7 +75,7 @@ static void claim_end(struct claim *c, enum delivery_end end, int32_t attempt, i
     tx_content_unref(TAKE(c->parcel.d.content));
     if (o) {
         o->claims--;
-        outlet_rows(o, end == DELIVERY_RETRY ? 0 : -1, 0);
+        outlet_rows(o, (end == DELIVERY_RETRY && attempt > 0) - (c->c.attempt > 0), 0);
         if (end == DELIVERY_RETRY)
             o->rows_due_ms = MAX(o->rows_due_ms, (int64_t)(forward_now_ns(r->env) / NS_PER_MS) + due_in_ms);
         c->parcel.outlet = NULL;
@@ -115,6 +115,7 @@ static void claim_done(struct parcel *p) {
     } else {
         end = DELIVERY_RETRY;
         due_in_ms = MAX(backoff_delay_ms(&conf->backoff, p->d.attempt, backoff_random()), p->d.retry_after_ms);
+        due_in_ms = parcel_due_ms(p, due_in_ms, store_now_us(c->retry->env->store));
     }
     claim_end(c, end, p->d.attempt, due_in_ms);
 }
@@ -130,6 +131,11 @@ static void dispatch(struct retry *r, struct claim *c, struct tx_content *conten
 
     if (!content || c->c.n >= (int32_t)content->messages_n) {
         LOG_ERROR("forward", "subscription %s: a message to retry is not stored any more", o->conf->name);
+        claim_end(c, DELIVERY_DISCARDED, c->c.attempt, 0);
+        return;
+    }
+    if (msg_expired(&content->messages[c->c.n], store_now_us(r->env->store))) {
+        snprintf(c->parcel.d.error, sizeof(c->parcel.d.error), "expired");
         claim_end(c, DELIVERY_DISCARDED, c->c.attempt, 0);
         return;
     }

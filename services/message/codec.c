@@ -42,12 +42,18 @@ static int not_served(struct arena *a, struct rpc_error *err, size_t i, const ch
                         "is not served by this version");
 }
 
+/* 0 = none. A time before 1970 is as good as the first microsecond after it: neither is ever ahead. */
+static int one_time(const Google__Protobuf__Timestamp *in, size_t i, const char *field, struct arena *a, int64_t *ret,
+                    struct rpc_error *err) {
+    *ret = in ? MAX(codec_timestamp_us(in), 1) : 0;
+    if (in && (in->nanos < 0 || in->nanos > 999999999))
+        return codec_refuse(a, err, RPC_INVALID_ARGUMENT, "INVALID_FIELD",
+                            arena_printf(a, "messages[%zu].%s", i, field), "has nanos outside 0 to 999999999");
+    return 0;
+}
+
 static int one_message(const Txmsg__V1__Message *in, size_t i, struct arena *a, struct msg *out,
                        struct rpc_error *err) {
-    if (in->deliver_at)
-        return not_served(a, err, i, "deliver_at");
-    if (in->expire_at)
-        return not_served(a, err, i, "expire_at");
     if (in->body_later)
         return not_served(a, err, i, "body_later");
     struct header *h = in->n_headers ? arena_alloc(a, in->n_headers * sizeof(*h)) : NULL;
@@ -61,7 +67,8 @@ static int one_message(const Txmsg__V1__Message *in, size_t i, struct arena *a, 
                         .content_type = text(in->content_type),
                         .headers = h,
                         .headers_n = (uint32_t)in->n_headers};
-    return 0;
+    int r = one_time(in->deliver_at, i, "deliver_at", a, &out->deliver_at_us, err);
+    return r ? r : one_time(in->expire_at, i, "expire_at", a, &out->expire_at_us, err);
 }
 
 static int check_names(const struct topology *t, const struct codec_content_in *in, const struct msg *m,
@@ -106,7 +113,7 @@ int codec_content(const struct limits *l, const struct topology *t, const struct
         if (r)
             return r;
     }
-    if (validate_messages(l, m, (uint32_t)n, &v))
+    if (validate_messages(l, m, (uint32_t)n, &v) || validate_times(l, uuid_v7_ms(id), m, (uint32_t)n, &v))
         return codec_violation(a, err, &v);
     int r = check_names(t, in, m, a, err);
     if (r)
@@ -192,7 +199,8 @@ static int put_message(struct arena *a, const struct view_message *m, Txmsg__V1_
     if (m->msg.body.p)
         b->body = (ProtobufCBinaryData){.data = (uint8_t *)copy_bytes(a, m->msg.body), .len = m->msg.body.n};
     if (!b->topic || !b->content_type || !b->key.data || (m->msg.body.n && !b->body.data) ||
-        put_headers(a, &m->msg, b) < 0)
+        put_headers(a, &m->msg, b) < 0 || !codec_timestamp(a, m->msg.deliver_at_us, &b->deliver_at) ||
+        !codec_timestamp(a, m->msg.expire_at_us, &b->expire_at))
         return -ENOMEM;
     out->n = (uint32_t)m->n;
     out->body_size = m->body_size;

@@ -88,16 +88,21 @@ struct check_finish {
     const char *last_error; /* NULL = none; copied */
 };
 int lane_add_check_finish(struct lane_batch *b, const struct check_finish *f) MUSTCHECK;
-/* A delivery that failed its first attempt and leaves the window: goes in the same batch as the progress that passes it. DO NOTHING. */
+/*
+ * A delivery that leaves the window without success: its first attempt failed, or it is not due yet, or it expired. Goes in the same
+ * batch as the progress that passes it. DO NOTHING.
+ */
 struct spill {
     int32_t sub;
     struct uuid tx;
     int16_t n;
     int64_t due_in_ms;
+    int64_t due_us; /* 0, or the time to deliver at (since 1970), in place of due_in_ms; its age counts from there */
     int32_t lane, seq;
-    int32_t attempt;   /* made so far */
+    int32_t attempt;   /* made so far; 0: none, and `error` means nothing */
     const char *error; /* copied */
     bool dead;         /* refused for good at once: a dead letter instead of a row to retry */
+    bool expired;      /* discarded instead */
 };
 int lane_add_spill(struct lane_batch *b, const struct spill *s) MUSTCHECK;
 /* End of a claimed delivery, by token. */

@@ -20,12 +20,16 @@
 
 #define MESSAGE_COLUMNS                                                                                                \
     "(tx, n, total, delay_class, check_after, producer, topic, business_key, digest, trace, okey, content_type, "      \
-    "headers, body)"
-/* unnest() in the target list and not in FROM: there each array goes through a tuplestore of its own, 2 to 3 us a message. */
+    "headers, body, deliver_at, expire_at)"
+/*
+ * unnest() in the target list and not in FROM: there each array goes through a tuplestore of its own, 2 to 3 us a message.
+ * An array that is NULL as a whole gives NULL for each row and costs nothing: what few messages have is sent like that.
+ */
 #define MESSAGE_ROWS                                                                                                   \
     " SELECT unnest($1::uuid[]), unnest($2::int2[]), unnest($3::int2[]), unnest($4::int2[]), unnest($5::int4[]),"      \
     " unnest($6::text[]), unnest($7::text[]), unnest($8::text[]), unnest($9::bytea[]), unnest($10::text[]),"           \
-    " unnest($11::bytea[]), unnest($12::text[]), unnest($13::text[]), unnest($14::bytea[])"
+    " unnest($11::bytea[]), unnest($12::text[]), unnest($13::text[]), unnest($14::bytea[]),"                           \
+    " unnest($15::timestamptz[]), unnest($16::timestamptz[])"
 #define DECISION_ROWS                                                                                                  \
     " FROM (SELECT unnest($1::uuid[]) AS tx, unnest($2::int2[]) AS verdict, unnest($3::int2[]) AS origin,"             \
     " unnest($4::text[]) AS want, unnest($5::text[]) AS actor, unnest($10::text[]) AS reason"
@@ -235,12 +239,21 @@ enum {
     A_TYPE,
     A_HEADERS,
     A_BODY,
+    A_DELIVER_AT,
+    A_EXPIRE_AT,
     A_MESSAGE_COLUMNS
 };
 
-static const uint32_t message_oids[A_MESSAGE_COLUMNS] = {OID_UUID,  OID_INT2, OID_INT2, OID_INT2,  OID_INT4,
-                                                         OID_TEXT,  OID_TEXT, OID_TEXT, OID_BYTEA, OID_TEXT,
-                                                         OID_BYTEA, OID_TEXT, OID_TEXT, OID_BYTEA};
+static const uint32_t message_oids[A_MESSAGE_COLUMNS] = {
+    OID_UUID,  OID_INT2, OID_INT2,  OID_INT2, OID_INT4, OID_TEXT,  OID_TEXT,        OID_TEXT,
+    OID_BYTEA, OID_TEXT, OID_BYTEA, OID_TEXT, OID_TEXT, OID_BYTEA, OID_TIMESTAMPTZ, OID_TIMESTAMPTZ};
+
+static void put_time(struct buf *a, int64_t us) {
+    if (us)
+        pgarr_time(a, us);
+    else
+        pgarr_null(a);
+}
 
 static void put_message(struct buf *a, const struct lane_op *op, uint16_t n) {
     const struct tx_content *c = op->content;
@@ -261,6 +274,8 @@ static void put_message(struct buf *a, const struct lane_op *op, uint16_t n) {
     pgarr_bytes(&a[A_TYPE], m ? m->content_type : BYTES_NULL);
     pgarr_bytes(&a[A_HEADERS], m ? m->headers_json : BYTES_NULL);
     pgarr_bytes(&a[A_BODY], m ? m->body : BYTES_NULL);
+    put_time(&a[A_DELIVER_AT], m ? m->deliver_at_us : 0);
+    put_time(&a[A_EXPIRE_AT], m ? m->expire_at_us : 0);
 }
 
 static int end_arrays(struct lane *l, int n, struct pg_params *p) {
@@ -287,20 +302,25 @@ static int send_messages(struct lane *l, enum message_part part) {
     for (int i = 0; i < A_MESSAGE_COLUMNS; i++)
         pgarr_begin(&l->arrays[i], message_oids[i]);
     unsigned rows = 0;
+    bool timed = false;
     for (uint32_t i = 0; i < b->ops_n; i++) {
         const struct lane_op *op = b->ops[b->order[i]];
         if (!op || !stores_header(op, part == HEADERS_ONLY) || (part == OTHERS_OF_WINNERS && !op->won_header))
             continue;
         uint32_t total = op->content ? op->content->messages_n : 1;
         uint32_t from = part == OTHERS_OF_WINNERS ? 1 : 0, to = part == HEADERS_ONLY ? 1 : total;
-        for (uint32_t n = from; n < to; n++, rows++)
+        for (uint32_t n = from; n < to; n++, rows++) {
             put_message(l->arrays, op, (uint16_t)n);
+            timed = timed || (op->content && msg_has_times(&op->content->messages[n]));
+        }
     }
     if (rows == 0)
         return 0;
     struct pg_params p;
     pg_params_init(&p);
-    int r = end_arrays(l, A_MESSAGE_COLUMNS, &p);
+    int r = end_arrays(l, timed ? A_MESSAGE_COLUMNS : A_DELIVER_AT, &p);
+    for (int i = A_DELIVER_AT; r == 0 && !timed && i < A_MESSAGE_COLUMNS; i++)
+        pg_param_null(&p);
     return r < 0 ? r
                  : batch_step(l, part == HEADERS_ONLY ? STEP_HEADERS : STEP_OTHER,
                               part == HEADERS_ONLY ? "headers" : "messages", &p);

@@ -1,7 +1,7 @@
 /*
  * Rows that ride along with a batch: first checks, ends of checks, spilled deliveries, ends of deliveries, cursors, counters.
  * The adders copy; the statements are built when the batch is sent, sorted by key, in the order check_due, delivery_due,
- * dead_letter, attempt.
+ * dead_letter, attempt, discarded.
  */
 #include "store/lane_private.h"
 
@@ -25,9 +25,13 @@
     " dead AS (" DEAD_INSERT                                                                                           \
     " SELECT g.sub, g.tx, g.n, g.attempt, coalesce(g.error, ''), m.producer, " PAYLOAD_COLUMNS                         \
     " FROM gone g" PAYLOAD_OF(                                                                                         \
-        "g", "$9::uuid", "$10::uuid") " WHERE g.fate = 2 ON CONFLICT (sub, tx, n) DO NOTHING),"                        \
-                                      " tried AS (INSERT INTO attempt (sub, tx, n, attempt, error)"                    \
-                                      " SELECT f.sub, f.tx, f.n, f.attempt, f.error FROM f WHERE f.error IS NOT NULL)"
+        "g", "$9::uuid",                                                                                               \
+        "$10::uuid") " WHERE g.fate = 2 ON CONFLICT (sub, tx, n) DO NOTHING),"                                         \
+                     " tried AS (INSERT INTO attempt (sub, tx, n, attempt, error)"                                     \
+                     " SELECT f.sub, f.tx, f.n, f.attempt, f.error FROM f WHERE f.error IS NOT NULL AND f.fate <> 3)," \
+                     " discards AS (INSERT INTO discarded (sub, tx, n, reason) SELECT g.sub, g.tx,"                    \
+                     " g.n, coalesce(g.error, '') FROM gone g WHERE g.fate = 3"                                        \
+                     " ON CONFLICT (tx, sub, n) DO NOTHING)"
 
 const struct pg_stmt lane_rider_stmts[] = {
     {"check_adds", "INSERT INTO check_due (tx, producer, due)"
@@ -43,12 +47,16 @@ const struct pg_stmt lane_rider_stmts[] = {
      " SELECT (SELECT count(*) FROM kept) + (SELECT count(*) FROM gone)"},
     {"spills", "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int8[], $5::int4[], "
                "$6::int4[], $7::int4[],"
-               " $8::text[]) f(sub, tx, n, due_ms, attempt, lane, seq, error)),"
-               " kept AS (INSERT INTO delivery_due (sub, tx, n, due, attempt, lane, seq, last_error)"
-               " SELECT f.sub, f.tx, f.n, now() + f.due_ms * interval '1 ms', f.attempt, f.lane, f.seq, f.error FROM f"
+               " $8::text[], $9::timestamptz[]) f(sub, tx, n, due_ms, attempt, lane, seq, error, due)),"
+               " kept AS (INSERT INTO delivery_due (sub, tx, n, due, since, attempt, lane, seq, last_error)"
+               " SELECT f.sub, f.tx, f.n, coalesce(f.due, now() + f.due_ms * interval '1 ms'), coalesce(f.due, now()),"
+               " f.attempt, f.lane, f.seq, f.error FROM f"
                " ON CONFLICT (sub, tx, n) DO NOTHING)"
                " INSERT INTO attempt (sub, tx, n, attempt, error) SELECT f.sub, f.tx, f.n, f.attempt, f.error FROM f"
                " WHERE f.attempt > 0"},
+    {"spills_expired", "INSERT INTO discarded (sub, tx, n, reason) SELECT f.sub, f.tx, f.n, 'expired'"
+                       " FROM unnest($1::int4[], $2::uuid[], $3::int2[]) f(sub, tx, n)"
+                       " ON CONFLICT (tx, sub, n) DO NOTHING"},
     {"spills_dead", "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int4[], $5::text[])"
                     " f(sub, tx, n, attempt, error)),"
                     " tried AS (INSERT INTO attempt (sub, tx, n, attempt, error) SELECT * FROM f) " DEAD_INSERT
@@ -147,10 +155,12 @@ int lane_add_spill(struct lane_batch *b, const struct spill *s) {
         return LANE_FULL;
     struct spill *c = &b->spills[b->spills_n++];
     *c = *s;
-    c->error = copy_text(b, s->error);
-    if (!c->error)
+    c->error = s->attempt > 0 ? copy_text(b, s->error) : NULL;
+    if (!c->error && s->attempt > 0)
         c->error = "failed";
-    if (s->dead)
+    if (s->expired)
+        counts_of(b, s->sub)->discarded++;
+    else if (s->dead)
         counts_of(b, s->sub)->dead++;
     b->added++;
     return 0;
@@ -288,14 +298,15 @@ static int by_spill(const void *a, const void *b) {
 }
 
 static int send_spills(struct lane *l) {
-    static const uint32_t oids[] = {OID_INT4, OID_UUID, OID_INT2, OID_INT8, OID_INT4, OID_INT4, OID_INT4, OID_TEXT};
+    static const uint32_t oids[] = {OID_INT4, OID_UUID, OID_INT2, OID_INT8,       OID_INT4,
+                                    OID_INT4, OID_INT4, OID_TEXT, OID_TIMESTAMPTZ};
     struct lane_batch *b = &l->b;
     struct buf *a = l->arrays;
     unsigned rows = 0;
     arrays_begin(l, oids, ARRAY_LEN(oids));
     for (uint32_t i = 0; i < b->spills_n; i++) {
         const struct spill *s = &b->spills[i];
-        if (s->dead)
+        if (s->dead || s->expired)
             continue;
         pgarr_int32(&a[0], s->sub);
         pgarr_uuid(&a[1], &s->tx);
@@ -305,9 +316,30 @@ static int send_spills(struct lane *l) {
         pgarr_int32(&a[5], s->lane);
         pgarr_int32(&a[6], s->seq);
         put_text(&a[7], s->error);
+        if (s->due_us)
+            pgarr_time(&a[8], s->due_us);
+        else
+            pgarr_null(&a[8]);
         rows++;
     }
     return rows ? arrays_send(l, ARRAY_LEN(oids), NULL, NULL, -1, STEP_OTHER, "spills") : 0;
+}
+
+static int send_spills_expired(struct lane *l) {
+    static const uint32_t oids[] = {OID_INT4, OID_UUID, OID_INT2};
+    struct lane_batch *b = &l->b;
+    unsigned rows = 0;
+    arrays_begin(l, oids, ARRAY_LEN(oids));
+    for (uint32_t i = 0; i < b->spills_n; i++) {
+        const struct spill *s = &b->spills[i];
+        if (!s->expired)
+            continue;
+        pgarr_int32(&l->arrays[0], s->sub);
+        pgarr_uuid(&l->arrays[1], &s->tx);
+        pgarr_int16(&l->arrays[2], s->n);
+        rows++;
+    }
+    return rows ? arrays_send(l, ARRAY_LEN(oids), NULL, NULL, -1, STEP_OTHER, "spills_expired") : 0;
 }
 
 static void widen(const struct uuid *tx, struct uuid *lo, struct uuid *hi, bool first) {
@@ -326,7 +358,7 @@ static int send_spills_dead(struct lane *l) {
     arrays_begin(l, oids, ARRAY_LEN(oids));
     for (uint32_t i = 0; i < b->spills_n; i++) {
         const struct spill *s = &b->spills[i];
-        if (!s->dead)
+        if (!s->dead || s->expired)
             continue;
         widen(&s->tx, &lo, &hi, rows == 0);
         pgarr_int32(&a[0], s->sub);
@@ -375,8 +407,8 @@ static int send_delivery_ends(struct lane *l) {
 int rider_send_rows(struct lane *l) {
     if (l->b.spills_n)
         qsort(l->b.spills, l->b.spills_n, sizeof(*l->b.spills), by_spill);
-    int (*const senders[])(struct lane *) = {send_check_adds, send_check_ends, send_spills, send_delivery_ends,
-                                             send_spills_dead};
+    int (*const senders[])(struct lane *) = {send_check_adds,    send_check_ends,  send_spills,
+                                             send_delivery_ends, send_spills_dead, send_spills_expired};
     for (size_t i = 0; i < ARRAY_LEN(senders); i++) {
         int r = senders[i](l);
         if (r < 0)

@@ -26,7 +26,7 @@ const struct pg_stmt reader_stmts[] = {
      " OVER (ORDER BY u.ord) AS bytes"
      " FROM unnest($1::uuid[]) WITH ORDINALITY AS u(tx, ord)"
      " LEFT JOIN LATERAL (SELECT m.n, m.total, m.producer, m.business_key, m.trace, m.digest, m.topic, m.okey,"
-     " m.content_type,"
+     " m.content_type, m.deliver_at, m.expire_at,"
      " m.headers, m.body, CASE WHEN m.n = 0 AND m.later > 0 THEN (SELECT d.amend FROM decision d WHERE d.tx = u.tx"
      " AND d.tx BETWEEN $2::uuid AND $3::uuid) END AS amend"
      " FROM message m WHERE m.tx = u.tx AND m.tx BETWEEN $2::uuid AND $3::uuid OFFSET 0) m ON true) q"
@@ -155,6 +155,8 @@ int read_content(const struct uuid *id, const PGresult *res, int from, int to, i
             .body = pg_get_bytes(res, row, col + RC_BODY),
             .content_type = text_of(res, row, col + RC_CONTENT_TYPE),
             .headers_json = text_of(res, row, col + RC_HEADERS),
+            .deliver_at_us = pg_get_time_us(res, row, col + RC_DELIVER_AT),
+            .expire_at_us = pg_get_time_us(res, row, col + RC_EXPIRE_AT),
         };
     }
     if (head < 0 || pg_get_int16(res, head, col + RC_TOTAL) != n ||

@@ -71,9 +71,10 @@ int read_code(const struct pg_error *err); /* 0, -EAGAIN or -EINVAL */
  */
 /* clang-format off */
 #define READ_CONTENT_COLUMNS                                                                                           \
-    "n, total, producer, business_key, trace, digest, topic, okey, content_type, headers, body, amend"
+    "n, total, producer, business_key, trace, digest, topic, okey, content_type, deliver_at, expire_at, headers, body," \
+    " amend"
 enum read_content_column { RC_N, RC_TOTAL, RC_PRODUCER, RC_BUSINESS_KEY, RC_TRACE, RC_DIGEST, RC_TOPIC, RC_OKEY,
-                           RC_CONTENT_TYPE, RC_HEADERS, RC_BODY, RC_AMEND, RC_COLUMNS };
+                           RC_CONTENT_TYPE, RC_DELIVER_AT, RC_EXPIRE_AT, RC_HEADERS, RC_BODY, RC_AMEND, RC_COLUMNS };
 /* clang-format on */
 /*
  * The transaction that rows [from, to) hold, whose columns begin at `col`. *ret is NULL for a tombstone. -EINVAL: rows

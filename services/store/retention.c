@@ -52,6 +52,7 @@ enum step {
     STEP_COMPACT,
     STEP_PRUNE,
     STEP_ATTEMPTS,
+    STEP_DISCARDED,
     STEP_AUDIT,
 };
 
@@ -109,7 +110,7 @@ static void unblock(struct retention *r) {
 
 static void block(struct retention *r, const char *reason, const char *who, const char *what) {
     char at[32], text[sizeof(r->said)];
-    bool named = !strcmp(reason, "cursor") || !strcmp(reason, "due");
+    bool named = !strcmp(reason, "cursor") || !strcmp(reason, "due") || !strcmp(reason, "delay");
     struct metric *m = metric_get(r->blocked, reason, named ? who : "");
     metric_set(m, 1);
     if (r->blocking_n < BLOCKED_MAX)
@@ -431,6 +432,10 @@ static void answered(struct retention *r, const PGresult *res) {
         chunk(r, STEP_ATTEMPTS, "attempt", r->store->o.retention_ms);
         break;
     case STEP_ATTEMPTS:
+        r->more |= was_full(res);
+        chunk(r, STEP_DISCARDED, "discarded", r->store->o.retention_ms);
+        break;
+    case STEP_DISCARDED:
         r->more |= was_full(res);
         chunk(r, STEP_AUDIT, "audit", r->store->o.audit_ms);
         break;

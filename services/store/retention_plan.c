@@ -184,8 +184,9 @@ void retention_blocked_sql(int64_t floor_ms, char *out) {
         "WITH " STAT_TOP ", " STAT_POS
         " SELECT * FROM (SELECT 'undecided' AS reason, c.producer AS who, 'transaction ' || c.tx AS what"
         " FROM check_due c WHERE c.tx < '%s' ORDER BY c.tx LIMIT 1) u"
-        " UNION ALL SELECT 'due', s.name, 'transaction ' || d.tx FROM subs s CROSS JOIN LATERAL (SELECT d.tx"
-        " FROM delivery_due d WHERE d.sub = s.id AND d.tx < '%s' ORDER BY d.tx LIMIT 1) d"
+        " UNION ALL SELECT CASE WHEN d.attempt = 0 AND d.due > now() THEN 'delay' ELSE 'due' END, s.name,"
+        " 'transaction ' || d.tx FROM subs s CROSS JOIN LATERAL (SELECT d.tx, d.attempt, d.due FROM delivery_due d "
+        "WHERE d.sub = s.id AND d.tx < '%s' ORDER BY d.tx LIMIT 1) d"
         " UNION ALL SELECT 'cursor', p.name, 'lane ' || min(p.lane) FROM pos p WHERE EXISTS (SELECT FROM lane_log e"
         " CROSS JOIN LATERAL unnest(e.conf) WITH ORDINALITY u(tx, ord) WHERE e.lane = p.lane AND e.seq >= p.seq"
         " AND e.seq <= p.top AND u.tx < '%s' AND (e.seq > p.seq OR u.ord * 128 > p.index)) GROUP BY p.name",

@@ -59,6 +59,6 @@ void retention_lanes_sql(int64_t period,
                          char *out); /* lanes in use, sealed ones, one of these, time of the last entry */
 void retention_fold_sql(int64_t period, char *out);    /* finished lanes to stat, and away */
 void retention_settle_sql(const char *ids, char *out); /* deleted subscriptions: what is open is discarded */
-void retention_chunk_sql(const char *table, int64_t keep_ms, int rows, char *out); /* old rows of attempt, audit */
+void retention_chunk_sql(const char *table, int64_t keep_ms, int rows, char *out); /* old rows of a table */
 /* Entries of lanes in use that are rolled up, older than this and far behind the end: nobody reads them any more. */
 void retention_prune_sql(int64_t before_ms, int rows, char *out);

@@ -27,8 +27,11 @@ static const struct pg_stmt stat_stmts[] = {
      " o AS MATERIALIZED (SELECT p.sub, sum(o.n)::int8 AS n, min(o.at) AS at, bool_or(o.n >= " TEXT_OF(OPEN_MAX) ")"
      " AS more FROM pos p CROSS JOIN LATERAL (SELECT count(*) AS n, min(o.at) AS at FROM "
      STAT_OPEN(TEXT_OF(OPEN_MAX)) " o) o WHERE $1::text IS NULL OR p.name = $1::text GROUP BY p.sub),"
-     " d AS MATERIALIZED (SELECT q.sub, count(*) AS n, min(z.at) AS at FROM delivery_due q LEFT JOIN LATERAL"
-     " (SELECT z.at FROM decision z WHERE z.tx = q.tx OFFSET 0) z ON true GROUP BY q.sub),"
+     /* What is delayed has no age before its deliver_at, and counts from there. */
+     " d AS MATERIALIZED (SELECT q.sub, count(*) AS n, min(greatest(z.at, m.deliver_at)) FILTER (WHERE m.deliver_at IS NULL"
+     " OR m.deliver_at <= now()) AS at FROM delivery_due q LEFT JOIN LATERAL"
+     " (SELECT z.at FROM decision z WHERE z.tx = q.tx OFFSET 0) z ON true LEFT JOIN LATERAL"
+     " (SELECT m.deliver_at FROM message m WHERE m.tx = q.tx AND m.n = q.n OFFSET 0) m ON true GROUP BY q.sub),"
      " s AS MATERIALIZED (SELECT CASE WHEN s.state <> 'deleted' THEN s.name END AS name,"
      " coalesce(x.delivered, 0) AS delivered, coalesce(x.dead, 0) AS dead, coalesce(x.discarded, 0) AS discarded,"
      " coalesce(o.n, 0) + coalesce(d.n, 0) AS open, least(o.at, d.at) AS at, coalesce(o.more, false) AS more"

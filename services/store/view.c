@@ -3,8 +3,8 @@
  *
  * Statements are sent unprepared, so that each is planned for its own parameters: a filter that is not given (NULL)
  * falls away and the partitions outside a time window are not looked at. The state of a transaction is nowhere stored
- * as such: it is its decision, or the lack of one. So is the state of a delivery: a dead letter, a row to retry, or
- * else which side of the subscription's durable cursor the message is on.
+ * as such: it is its decision, or the lack of one. So is the state of a delivery: a dead letter, a row to retry, a
+ * note that it was discarded, or else which side of the subscription's durable cursor the message is on.
  */
 #include "store/view_private.h"
 
@@ -13,7 +13,7 @@
 /* clang-format off */
 #define MESSAGE_PART(headers, body)                                                                                    \
     "m.n, m.total, m.producer, m.business_key, m.trace, m.digest, m.topic, m.okey, m.content_type,"                    \
-    " " headers " AS headers, "                                                                                        \
+    " m.deliver_at, m.expire_at, " headers " AS headers, "                                                                                        \
     body " AS body, NULL::bytea[] AS amend, octet_length(m.body) AS body_size"
 /* What is known beside the messages; in the rows of n = 0 only. `tx` is a column that holds the id. */
 #define FACTS(tx)                                                                                                      \
@@ -28,13 +28,13 @@
 /* Messages of the transactions in h, newest first. Headers are bounded as a whole: 1,000 could come to 1 GiB. */
 #define LISTED                                                                                                         \
     " SELECT h.tx, m.n, m.total, m.producer, m.business_key, m.trace, m.digest, m.topic, m.okey, m.content_type,"      \
-    " CASE WHEN sum(octet_length(m.headers)) OVER (ORDER BY h.tx DESC, m.n) <= 8388608 THEN m.headers END,"            \
+    " m.deliver_at, m.expire_at, CASE WHEN sum(octet_length(m.headers)) OVER (ORDER BY h.tx DESC, m.n) <= 8388608 THEN m.headers END,"            \
     " m.body, m.amend, m.body_size, " FACT_COLUMNS " FROM h"                                                           \
     " CROSS JOIN LATERAL (SELECT " MESSAGE_PART("m.headers", "NULL::bytea") ", m.at FROM message m"                    \
     " WHERE m.tx = h.tx OFFSET 0) m" FACTS("h.tx") " ORDER BY h.tx DESC, m.n"
 #define MESSAGE_COLUMNS_OF_M                                                                                           \
-    "m.n, m.total, m.producer, m.business_key, m.trace, m.digest, m.topic, m.okey, m.content_type, m.headers,"         \
-    " m.body, m.amend,"                                                                                                \
+    "m.n, m.total, m.producer, m.business_key, m.trace, m.digest, m.topic, m.okey, m.content_type,"                    \
+    " m.deliver_at, m.expire_at, m.headers, m.body, m.amend,"                                                                                                \
     " m.body_size"
 /* Any message of the transaction m has the topic. */
 #define HAS_TOPIC(param)                                                                                               \
@@ -45,7 +45,7 @@
 enum { COL_TX, COL_CONTENT, COL_BODY_SIZE = COL_CONTENT + RC_COLUMNS, COL_AT, COL_VERDICT, COL_ORIGIN, COL_ACTOR,
        COL_REASON, COL_DECIDED, COL_CHECK_STATE, COL_DUE, COL_TRIES, COL_UNKNOWNS, COL_CHECK_ERROR };
 enum { D_N, D_SUB, D_NAME, D_PASSED, D_ATTEMPT, D_ERROR, D_DUE, D_DEAD_ATTEMPTS, D_DEAD_ERROR, D_FAILURES,
-       D_LAST_FAILURE };
+       D_LAST_FAILURE, D_DISCARDED };
 
 const struct pg_stmt view_stmts[] = {
     {"view_tx", "SELECT $1::uuid, " MESSAGE_COLUMNS_OF_M ", " FACT_COLUMNS " FROM (SELECT " MESSAGE_PART(
@@ -71,7 +71,7 @@ const struct pg_stmt view_stmts[] = {
      " ORDER BY g.target, g.entry DESC)"
      " SELECT m.n, s.id, s.name, coalesce((c.seq, c.index) > (p.seq, p.base + m.n), p.base IS NULL), q.attempt,"
      " q.last_error, q.due,"
-     " x.attempts, x.error, a.failures, a.last"
+     " x.attempts, x.error, a.failures, a.last, g.reason"
      " FROM p CROSS JOIN LATERAL (SELECT m.n, m.topic, m.headers FROM message m WHERE m.tx = $1::uuid OFFSET 0) m"
      " JOIN subscription s ON s.spec->>'topic' = m.topic AND s.state <> 'deleted'"
      " AND coalesce(m.headers, '{}')::jsonb @> coalesce(s.spec->'filter'->'headers', '{}')"
@@ -83,6 +83,8 @@ const struct pg_stmt view_stmts[] = {
      " LEFT JOIN LATERAL (SELECT x.attempts, x.error FROM dead_letter x"
      " WHERE x.sub = s.id AND x.tx = $1::uuid AND x.n = m.n OFFSET 0) x"
      " ON true"
+     " LEFT JOIN LATERAL (SELECT g.reason FROM discarded g"
+     " WHERE g.tx = $1::uuid AND g.sub = s.id AND g.n = m.n OFFSET 0) g ON true"
      " LEFT JOIN LATERAL (SELECT count(*)::int4 AS failures, (array_agg(a.error ORDER BY a.at DESC))[1] AS last"
      " FROM attempt a"
      " WHERE a.tx = $1::uuid AND a.sub = s.id AND a.n = m.n OFFSET 0) a ON true"
@@ -286,6 +288,10 @@ static void put_delivery(struct view_tx_req *q, const PGresult *res, int row, st
         d->state = d->attempts ? DELIVERY_STATE_RETRYING : DELIVERY_STATE_PENDING;
         d->next_attempt_us = pg_get_time_us(res, row, D_DUE);
         d->last_error = pg_get_null(res, row, D_ERROR) ? NULL : view_text(&q->q, res, row, D_ERROR);
+    } else if (!pg_get_null(res, row, D_DISCARDED)) {
+        d->state = DELIVERY_STATE_DISCARDED;
+        d->attempts = failures;
+        d->last_error = view_text(&q->q, res, row, failures ? D_LAST_FAILURE : D_DISCARDED);
     } else if (pg_get_bool(res, row, D_PASSED)) {
         d->state = DELIVERY_STATE_DELIVERED;
         d->attempts = failures ? failures + 1 : 0; /* one that succeeds at once leaves no row anywhere */

@@ -153,5 +153,6 @@ void config_limits(const struct config *c, struct limits *l) {
                          .header_bytes = c->limit_header_size,
                          .id_past_ms = c->id_past_ms,
                          .id_future_ms = c->id_future_ms,
-                         .check_after_max_ms = c->check_after_ms};
+                         .check_after_max_ms = c->check_after_ms,
+                         .deliver_ahead_ms = c->retention_ms};
 }

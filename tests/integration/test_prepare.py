@@ -1,10 +1,8 @@
 """Prepare and Publish: what is stored, what a repeat answers, what is refused."""
 
-import time
 
 import grpc
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
 from harness.client import CONFIRMED, PREPARED, RPC, message, refused
 from harness.ids import uuid7
 from txmsg.v1 import transaction_pb2
@@ -189,9 +187,7 @@ def test_beyond_the_limits(client, topic, call, what):
     assert any(name.startswith(field) for name in caught.error.fields), caught.error.fields
 
 
-LATER = {"deliver_at": lambda: dict(deliver_at=Timestamp(seconds=int(time.time()) + 60)),
-         "expire_at": lambda: dict(expire_at=Timestamp(seconds=int(time.time()) + 60)),
-         "body_later": lambda: dict(body_later=True, body=b"")}
+LATER = {"body_later": lambda: dict(body_later=True, body=b"")}
 
 
 @pytest.mark.parametrize("field", LATER)

@@ -10,6 +10,7 @@ import uuid
 import grpc
 import psycopg2
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from harness import BUILD, FULL, rounds
 from harness.client import CONFIRMED, PREPARED, Client, message, publish_request, refused
 from harness.ids import uuid7
@@ -108,6 +109,21 @@ def test_undecided_blocks_until_it_is_decided(world, place):
     sink.wait_for(tx)
     wait_dropped(world, later)
     assert dropped(world, tx) and not blocked(world, "undecided")
+
+
+def test_delayed_message_blocks(world, place):
+    """What waits for its deliver_at is alive: its partition stays, the metric names delay and subscription, and it arrives."""
+    topic, sink = place
+    tx = uuid7()
+    due = int(tx.replace("-", "")[:12], 16) / 1000 + 3.5
+    world.client.publish([message(topic, deliver_at=Timestamp(seconds=int(due), nanos=int(due % 1 * 1e6) * 1000))], tx=tx)
+    # Retention is longer than a delay can be; so that it meets one, this one is put off.
+    wait_until(lambda: world.sql("UPDATE delivery_due SET due = due + interval '7 s' WHERE tx = %s RETURNING 1", tx), 20, "it waits")
+    wait_blocked(world, "delay", topic)
+    assert not dropped(world, tx) and not sink.of(tx)
+    sink.wait_for(tx)
+    wait_dropped(world, tx)
+    assert not blocked(world, "delay", topic)
 
 
 def test_due_delivery_blocks_and_dead_letter_does_not(world, place):

@@ -24,6 +24,16 @@ static void assert_digest(const struct tx_content *c, const char *hex) {
     assert_memory_equal(again, c->digest, 32);
 }
 
+/* Times make it the second version, for all messages of the transaction; without one it stays the first. */
+static void test_golden_times(void **state) {
+    const struct msg m[] = {{.topic = B("t"), .deliver_at_us = 1790000000000001},
+                            {.topic = B("t"), .expire_at_us = 1790000060000000}};
+    struct tx_content *c = tx_content_new(&ID, B("shop"), BYTES_NULL, BYTES_NULL, 0, m, 2);
+
+    assert_digest(c, "d9c9baab94897a6cda11d090a2e15acab05a643198029ac0e2cebfdd1521cc1f");
+    tx_content_unref(c);
+}
+
 static void test_golden(void **state) {
     static uint8_t big[5000];
     const struct msg m[] = {
@@ -80,7 +90,7 @@ static void digest_of(struct given *g, uint32_t headers_n, const struct uuid *id
 
 /* Each field counts, and a byte that moves from one field to its neighbour counts. */
 static void test_every_field_counts(void **state) {
-    enum { VARIANTS = 17 };
+    enum { VARIANTS = 22 };
     uint8_t digests[VARIANTS][32];
 
     for (int v = 0; v < VARIANTS; v++) {
@@ -134,6 +144,21 @@ static void test_every_field_counts(void **state) {
             break;
         case 16:
             g.m[1] = g.m[0], g.m[0] = base().m[1];
+            break;
+        case 17:
+            g.m[0].deliver_at_us = 1;
+            break;
+        case 18:
+            g.m[0].expire_at_us = 1;
+            break;
+        case 19:
+            g.m[1].deliver_at_us = 1;
+            break;
+        case 20:
+            g.m[0].deliver_at_us = 2;
+            break;
+        case 21:
+            g.m[0].deliver_at_us = 1, g.m[0].expire_at_us = 1;
             break;
         default:
             break;
@@ -199,6 +224,7 @@ static void test_threads_do_not_disturb_each_other(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_golden_times),
         cmocka_unit_test(test_every_field_counts),
         cmocka_unit_test(test_left_out),
         cmocka_unit_test(test_sizes),

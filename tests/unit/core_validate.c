@@ -211,6 +211,30 @@ static void test_name_and_text(void **state) {
     assert_string_equal(v.field, "sink.http.headers[\"x\"]");
 }
 
+static void refused_time(const struct msg *m, const char *field, const char *why) {
+    const int64_t id_ms = 1790000000000;
+
+    assert_int_equal(validate_times(&limits, id_ms, m, 2, &v), 1);
+    assert_string_equal(v.field, field);
+    assert_non_null(strstr(v.description, why));
+}
+
+/* Against the time in the id, so that a repeat is judged like the first call. */
+static void test_times(void **state) {
+    const int64_t id_us = 1790000000000000, week_us = limits.deliver_ahead_ms * 1000;
+    struct msg m[2] = {{.deliver_at_us = 1}, {.deliver_at_us = id_us + week_us, .expire_at_us = id_us + week_us + 1}};
+
+    assert_int_equal(validate_times(&limits, id_us / 1000, m, 2, &v), 0);
+    m[1].deliver_at_us = id_us + week_us + 1000;
+    refused_time(m, "messages[1].deliver_at", "the limit is 604800");
+    m[1] = (struct msg){.expire_at_us = id_us};
+    refused_time(m, "messages[1].expire_at", "later than the time in transaction_id");
+    m[1] = (struct msg){.deliver_at_us = id_us + 2, .expire_at_us = id_us + 2};
+    refused_time(m, "messages[1].expire_at", "later than deliver_at");
+    m[1].expire_at_us++;
+    assert_int_equal(validate_times(&limits, id_us / 1000, m, 2, &v), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_id_window, setup),
@@ -222,6 +246,7 @@ int main(void) {
         cmocka_unit_test_setup(test_header_values, setup),
         cmocka_unit_test_setup(test_header_limits, setup),
         cmocka_unit_test_setup(test_name_and_text, setup),
+        cmocka_unit_test_setup(test_times, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -70,6 +70,8 @@ struct world {
     unsigned full_after;     /* rider rows of one kind in a batch */
     unsigned forget_percent; /* payloads not in memory at the commit */
     unsigned refuse_percent; /* questions that fail */
+    unsigned timed_percent;  /* messages with a deliver_at or an expire_at, soon */
+    unsigned timed_ms;       /* the latter so much later */
     uint32_t log_reads, content_reads, claims, batches;
     bool store_away; /* batches are not committed */
 };
@@ -175,8 +177,8 @@ int lane_add_counts(struct lane_batch *b, int32_t sub, int32_t delivered, int32_
 int lane_add_spill(struct lane_batch *b, const struct spill *s) {
     if (fake_room(b, ADD_SPILL))
         return LANE_FULL;
-    assert_true(s->dead || s->due_in_ms > 0);
-    assert_true(strlen(s->error) > 0);
+    assert_true(s->dead || s->expired || s->due_us || s->due_in_ms > 0);
+    assert_true(s->attempt == 0 || strlen(s->error) > 0);
     b->adds[b->adds_n++] = (struct fake_add){.kind = ADD_SPILL, .sub = s->sub, .spill = *s};
     return 0;
 }
@@ -222,15 +224,37 @@ static void fake_spill(struct fake_add *a) {
 
     if (*fate != FATE_NONE && *fate != FATE_ENDED) /* DO NOTHING */
         return;
-    if (a->spill.dead)
+    if (a->spill.expired)
+        world->sub[a->sub].discarded++;
+    else if (a->spill.dead)
         world->sub[a->sub].dead++;
-    *fate = a->spill.dead ? FATE_DEAD : FATE_ROW;
-    if (!a->spill.dead)
+    *fate = a->spill.expired ? FATE_DISCARDED : a->spill.dead ? FATE_DEAD : FATE_ROW;
+    int64_t wait_ms = a->spill.due_in_ms;
+    if (a->spill.due_us)
+        wait_ms = MAX((a->spill.due_us - store_now_us(&world->store)) / 1000 + 1, 0);
+    if (*fate == FATE_ROW)
         world->row[a->sub][t][a->spill.n] = (struct fake_row){.there = true,
-                                                              .due_ms = fake_now_ms() + (uint64_t)a->spill.due_in_ms,
+                                                              .due_ms = fake_now_ms() + (uint64_t)wait_ms,
                                                               .attempt = a->spill.attempt,
                                                               .lane = a->spill.lane,
                                                               .seq = a->spill.seq};
+}
+
+/* Never before its time, and not after it expired. */
+static inline void fake_check_times(const struct msg *m) {
+    int64_t now_us = store_now_us(&world->store);
+
+    assert_true(m->deliver_at_us <= now_us);
+    assert_true(!m->expire_at_us || now_us < m->expire_at_us + 1000000); /* it expires while it waits in a queue */
+}
+
+static void fake_times(struct msg *m) {
+    int64_t now_us = store_now_us(&world->store) + world->timed_ms * 1000;
+
+    if (fake_chance(world->timed_percent))
+        m->deliver_at_us = now_us + (int64_t)fake_random(200) * 1000 - 20000;
+    if (fake_chance(world->timed_percent))
+        m->expire_at_us = MAX(m->deliver_at_us, now_us) + (int64_t)fake_random(100) * 1000;
 }
 
 /* True = the token held. */
@@ -268,7 +292,7 @@ static void fake_apply(struct lane *l, int32_t seq, unsigned *stale) {
     for (unsigned i = 0; i < l->b.adds_n; i++) {
         struct fake_add *a = &l->b.adds[i];
         if (a->kind == ADD_SPILL) {
-            dead_here[a->sub] += a->spill.dead;
+            dead_here[a->sub] += a->spill.dead || a->spill.expired;
             fake_spill(a);
         } else if (a->kind == ADD_FINISH) {
             *stale += !fake_finish(&a->finish);
@@ -433,6 +457,8 @@ void fake_confirm(struct lane *l, const char *const *topics, uint32_t n) {
     id.b[14] = (uint8_t)(t >> 8), id.b[15] = (uint8_t)t;
     for (uint32_t i = 0; i < n; i++)
         m[i] = (struct msg){.topic = bytes_str(topics[i]), .body = bytes_of(body, fake_random(sizeof(body)))};
+    for (uint32_t i = 0; i < n; i++)
+        fake_times(&m[i]);
     world->tx[t] = tx_content_new(&id, BYTES_LIT("p"), BYTES_NULL, BYTES_NULL, 0, m, n);
     assert_non_null(world->tx[t]);
     l->queue[l->queue_n++] = t;

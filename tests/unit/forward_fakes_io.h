@@ -232,6 +232,7 @@ static int fake_sink_deliver(struct sink *sink, struct delivery *d) {
         return SINK_BUSY;
     }
     assert_true(bytes_eq_str(d->content->messages[d->n].topic, s->conf->topic));
+    fake_check_times(&d->content->messages[d->n]);
     sub->sends++;
     sub->in_flight++;
     sub->most = MAX(sub->most, sub->in_flight);

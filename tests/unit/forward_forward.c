@@ -65,12 +65,16 @@ static void apply(struct bench *b) {
     topology_unref(t);
 }
 
+static int spill_limit; /* of the next bench; 0 = the default */
+
 static void start_wide(struct bench *b, int subs, int window) {
     world = mem_zalloc(sizeof(*world));
-    *b = (struct bench){
-        .subs = subs,
-        .o = {
-            .tail_bytes = window > 64 ? 64 << 20 : 200000, .read_bytes = 100000, .window = window, .retry_poll_ms = 5}};
+    *b = (struct bench){.subs = subs,
+                        .o = {.tail_bytes = window > 64 ? 64 << 20 : 200000,
+                              .read_bytes = 100000,
+                              .window = window,
+                              .retry_poll_ms = 5,
+                              .spill_limit = spill_limit}};
     world->x = 88172645463325252ull;
     world->full_after = 400;
     assert_int_equal(loop_new("t", &world->loop), 0);
@@ -136,7 +140,7 @@ static void settle(const struct bench *b) {
 static void check_books(const struct bench *b, bool exact) {
     for (int s = 1; s <= b->subs; s++) {
         const struct fake_sub *sub = &world->sub[s];
-        int64_t due = 0, dead = 0;
+        int64_t due = 0, dead = 0, discarded = 0;
         if (s == b->gone)
             continue;
         for (uint32_t t = sub->starts_at_tx; t < world->tx_n; t++)
@@ -145,12 +149,15 @@ static void check_books(const struct bench *b, bool exact) {
                     continue;
                 due++;
                 dead += world->fate[s][t][n] == FATE_DEAD;
-                assert_true(world->fate[s][t][n] == FATE_DEAD || world->oks[s][t][n] > 0);
+                discarded += world->fate[s][t][n] == FATE_DISCARDED;
+                assert_true(world->fate[s][t][n] == FATE_DEAD || world->fate[s][t][n] == FATE_DISCARDED ||
+                            world->oks[s][t][n] > 0);
+                assert_true(world->fate[s][t][n] != FATE_DISCARDED || world->tx[t]->messages[n].expire_at_us);
                 assert_true(!exact || world->oks[s][t][n] <= 1);
             }
-        assert_int_equal(sub->delivered + sub->dead, due);
+        assert_int_equal(sub->delivered + sub->dead + sub->discarded, due);
         assert_int_equal(sub->dead, dead);
-        assert_int_equal(sub->discarded, 0);
+        assert_int_equal(sub->discarded, discarded);
     }
 }
 
@@ -226,6 +233,56 @@ static void test_failures(void **state) {
     check_books(&b, true);
     assert_true(world->sub[1].spilled > 0 && world->sub[2].dead > 0 && world->sub[5].dead > 0);
     assert_int_equal(world->sub[3].spilled, 0);
+    finish(&b);
+}
+
+/* deliver_at and expire_at, with failures, batches that are full and batches that are lost: none early, none nowhere. */
+static void test_times(void **state) {
+    struct bench b;
+    int64_t discarded = 0, spilled = 0;
+
+    start(&b, 6);
+    failing_world();
+    world->timed_percent = 40;
+    for (int i = 0; i < 40; i++) {
+        confirm_some(&b, 20);
+        turn();
+        if (i % 10 == 5 && b.own->in_flight)
+            fake_lane_lose(b.own);
+    }
+    settle(&b);
+    records(&b);
+    check_books(&b, false);
+    for (int s = 1; s <= b.subs; s++)
+        discarded += world->sub[s].discarded, spilled += world->sub[s].spilled;
+    assert_true(discarded > 0 && spilled > 0);
+    world->timed_percent = 0;
+    finish(&b);
+}
+
+/* What is delayed does not count as failed: ten times as many as park a cursor hold nobody up. */
+static void test_delayed_do_not_park(void **state) {
+    struct bench b;
+
+    int rows = 0;
+
+    spill_limit = 10;
+    start(&b, 1);
+    spill_limit = 0;
+    world->timed_percent = 100;
+    world->timed_ms = 1000;
+    confirm_some(&b, 60);
+    world->timed_percent = 0;
+    world->sub[1].starts_at_tx = world->tx_n;
+    confirm_some(&b, 200);
+    settle(&b);
+    for (uint32_t i = 0; i < 60 * FAKE_N; i++)
+        rows += world->row[1][i / FAKE_N][i % FAKE_N].there;
+    assert_true(rows > 10);
+    world->sub[1].starts_at_tx = 0;
+    settle(&b);
+    records(&b);
+    check_books(&b, true);
     finish(&b);
 }
 
@@ -480,10 +537,19 @@ static void test_rest(void **state) {
 int main(void) {
     log_set_level(LOG_LEVEL_ERROR);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_healthy),    cmocka_unit_test(test_failures), cmocka_unit_test(test_takeover),
-        cmocka_unit_test(test_lost_batch), cmocka_unit_test(test_fenced),   cmocka_unit_test(test_isolation),
-        cmocka_unit_test(test_unrecorded), cmocka_unit_test(test_topology), cmocka_unit_test(test_not_allowed),
-        cmocka_unit_test(test_rewrite),    cmocka_unit_test(test_rest),
+        cmocka_unit_test(test_healthy),
+        cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_takeover),
+        cmocka_unit_test(test_lost_batch),
+        cmocka_unit_test(test_fenced),
+        cmocka_unit_test(test_isolation),
+        cmocka_unit_test(test_unrecorded),
+        cmocka_unit_test(test_topology),
+        cmocka_unit_test(test_not_allowed),
+        cmocka_unit_test(test_rewrite),
+        cmocka_unit_test(test_rest),
+        cmocka_unit_test(test_times),
+        cmocka_unit_test(test_delayed_do_not_park),
     };
     return cmocka_run_group_tests_name("forward_forward", tests, NULL, NULL);
 }
