@@ -75,8 +75,16 @@ int ctl_call(struct ctl *c, const char *method, const ProtobufCMessage *request,
  */
 int ctl_call_all(struct ctl *c, const char *method, ProtobufCMessage *request,
                  const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) MUSTCHECK;
+/*
+ * For a call that is answered by a stream: each message goes to `message` (not 0 = enough). Without --timeout there is none. Returns the
+ * exit code, after printing an error.
+ */
+int ctl_stream(struct ctl *c, const char *method, const ProtobufCMessage *request,
+               const ProtobufCMessageDescriptor *response, int (*message)(void *arg, const ProtobufCMessage *m),
+               void *arg) MUSTCHECK;
 int ctl_usage(const char *fmt, ...) PRINTF_LIKE(1, 2); /* prints and returns CTL_USAGE */
 void ctl_print_json(const ProtobufCMessage *m);
+void ctl_print_json_line(const ProtobufCMessage *m); /* one line, and flushed: for streams */
 /* "2026-01-02 03:04:05.678" or "-". */
 const char *ctl_time(struct ctl *c, const void *timestamp);
 /* "prepared" of a descriptor's value TRANSACTION_STATE_PREPARED. */
@@ -103,4 +111,5 @@ struct ctl_command {
     const struct ctl_option *options;
     int (*run)(struct ctl *c);
 };
-extern const struct ctl_command message_commands[], admin_commands[], object_commands[], migrate_commands[];
+extern const struct ctl_command message_commands[], admin_commands[], object_commands[], watch_commands[],
+    migrate_commands[];

@@ -66,6 +66,14 @@ void ctl_print_json(const ProtobufCMessage *m) {
     free(text);
 }
 
+void ctl_print_json_line(const ProtobufCMessage *m) {
+    CLEANUP_JSON json_t *j = mem_must(jsonpb_print(m));
+    char *text = mem_must(json_dumps(j, JSON_COMPACT | JSON_PRESERVE_ORDER));
+    puts(text);
+    fflush(stdout);
+    free(text);
+}
+
 static int exit_code(const struct rpc_result *r) {
     if (r->code != RPC_UNAVAILABLE && r->code != RPC_DEADLINE_EXCEEDED)
         return CTL_REFUSED;
@@ -97,6 +105,22 @@ static int connect_once(struct ctl *c) {
     return CTL_UNREACHABLE;
 }
 
+/* Prints the error of a call that ended; its exit code. */
+static int failed(struct ctl *c, const struct rpc_result *r) {
+    if (r->code == RPC_OK)
+        return CTL_OK;
+    if (c->json)
+        print_json_error(r);
+    fprintf(stderr, "%s %s: %s\n", rpc_code_name(r->code), r->reason ? r->reason : "-",
+            r->message ? ctl_text(c, r->message) : "");
+    return exit_code(r);
+}
+
+static int unsent(const struct ctl *c, int e) {
+    fprintf(stderr, "txmsgctl: %s: the call could not be sent: %s\n", c->server, err_text(e));
+    return CTL_UNREACHABLE;
+}
+
 /* CTL_OK: *ret is the response. */
 static int call(struct ctl *c, const char *method, const ProtobufCMessage *request,
                 const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) {
@@ -105,18 +129,22 @@ static int call(struct ctl *c, const char *method, const ProtobufCMessage *reque
     if (code != CTL_OK)
         return code;
     int e = rpc_client_call(c->client, method, request, response, c->timeout_ms, &c->arena, &r);
-    if (e < 0) {
-        fprintf(stderr, "txmsgctl: %s: the call could not be sent: %s\n", c->server, err_text(e));
-        return CTL_UNREACHABLE;
-    }
+    if (e < 0)
+        return unsent(c, e);
     *ret = r.response;
-    if (r.code == RPC_OK)
-        return CTL_OK;
-    if (c->json)
-        print_json_error(&r);
-    fprintf(stderr, "%s %s: %s\n", rpc_code_name(r.code), r.reason ? r.reason : "-",
-            r.message ? ctl_text(c, r.message) : "");
-    return exit_code(&r);
+    return failed(c, &r);
+}
+
+int ctl_stream(struct ctl *c, const char *method, const ProtobufCMessage *request,
+               const ProtobufCMessageDescriptor *response, int (*message)(void *arg, const ProtobufCMessage *m),
+               void *arg) {
+    struct rpc_result r = {0};
+    int64_t timeout_ms = args_has(&c->args, "--timeout") ? c->timeout_ms : 0;
+    int code = connect_once(c);
+    if (code != CTL_OK)
+        return code;
+    int e = rpc_client_stream(c->client, method, request, response, timeout_ms, message, arg, &c->arena, &r);
+    return e < 0 ? unsent(c, e) : failed(c, &r);
 }
 
 static int printed(struct ctl *c, int code, const ProtobufCMessage **ret) {

@@ -208,6 +208,19 @@ static int put_message(struct arena *a, const struct view_message *m, Txmsg__V1_
     return 0;
 }
 
+Txmsg__V1__Delivery *codec_delivery(struct arena *a, const struct view_delivery *d) {
+    Txmsg__V1__Delivery *o = arena_alloc(a, sizeof(*o));
+    if (!o)
+        return NULL;
+    txmsg__v1__delivery__init(o);
+    o->subscription = copy(a, d->sub_name);
+    o->state = (Txmsg__V1__DeliveryState)d->state;
+    o->attempts = d->attempts;
+    o->last_error = copy(a, d->last_error);
+    bool ok = o->subscription && o->last_error && codec_timestamp(a, d->next_attempt_us, &o->next_attempt_time);
+    return ok ? o : NULL;
+}
+
 static int put_deliveries(struct arena *a, const struct view_tx *t, const struct view_message *m,
                           Txmsg__V1__TransactionMessage *out) {
     size_t n = 0;
@@ -222,15 +235,8 @@ static int put_deliveries(struct arena *a, const struct view_tx *t, const struct
         const struct view_delivery *d = &t->deliveries[i];
         if (d->n != m->n)
             continue;
-        Txmsg__V1__Delivery *o = arena_alloc(a, sizeof(*o));
+        Txmsg__V1__Delivery *o = codec_delivery(a, d);
         if (!o)
-            return -ENOMEM;
-        txmsg__v1__delivery__init(o);
-        o->subscription = copy(a, d->sub_name);
-        o->state = (Txmsg__V1__DeliveryState)d->state;
-        o->attempts = d->attempts;
-        o->last_error = copy(a, d->last_error);
-        if (!o->subscription || !o->last_error || !codec_timestamp(a, d->next_attempt_us, &o->next_attempt_time))
             return -ENOMEM;
         out->deliveries[out->n_deliveries++] = o;
     }

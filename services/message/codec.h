@@ -33,4 +33,5 @@ bool codec_timestamp(struct arena *a, int64_t us, Google__Protobuf__Timestamp **
 /* NULL when the arena is full. */
 Txmsg__V1__TransactionStatus *codec_status(struct arena *a, const struct uuid *id, enum tx_state state,
                                            enum tx_origin origin, int64_t prepare_us, int64_t decision_us);
+Txmsg__V1__Delivery *codec_delivery(struct arena *a, const struct view_delivery *d);
 Txmsg__V1__Transaction *codec_transaction(struct arena *a, const struct view_tx *t);

@@ -1,5 +1,5 @@
 /*
- * The message service: Prepare, Confirm, Cancel, Publish, Batch, Pipeline, GetTransaction, ListTransactions.
+ * The message service: Prepare, Confirm, Cancel, Publish, Batch, Pipeline, GetTransaction, ListTransactions, Watch.
  *
  * Handlers run on an rpc thread: they decode, validate and hand the operation to a worker's bounded mailbox (or shed it there and then
  * with RESOURCE_EXHAUSTED). The worker commits it in its lane and hands the call back; the answer is built on the rpc thread.
@@ -19,6 +19,7 @@ struct message_options {
     /* Pipeline. Beyond the first a client's operations are refused; beyond the others streams are not opened, or not read. */
     int64_t pipeline_operations; /* of one stream, until their results are sent */
     int64_t pipeline_streams, pipeline_operations_all, pipeline_bytes_all;
+    int64_t watches; /* streams of Watch; more are not opened */
 };
 
 struct message_service;

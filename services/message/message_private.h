@@ -1,6 +1,6 @@
 /*
  * Inside of the message room: service.c (single calls and Batch), pipeline.c (the stream), both on rpc threads; worker.c (operations on
- * workers), query.c (Get and List).
+ * workers), query.c (Get and List), watch.c (Watch).
  */
 #pragma once
 
@@ -26,7 +26,8 @@ struct message_service {
     struct rpc_server *rpc;
     struct rpc_method methods[METHODS_MAX];
     size_t methods_n;
-    struct rpc_stream_method pipeline;
+    struct rpc_stream_method streams[2];
+    struct watches *watches;
     struct flights flights;
     int workers_n;
     struct message_worker *workers[WORKERS_MAX]; /* set before the rpc server starts, cleared after it stopped */
@@ -73,6 +74,15 @@ void query_run(struct list *query, struct reader *r, struct message_worker *w);
 int service_parse_id(const char *text, struct arena *a, struct uuid *ret, struct rpc_error *err) MUSTCHECK;
 extern const struct rpc_error service_no_memory;
 void service_fail_memory(struct rpc_call *call);
+
+/* watch.c */
+struct watches;
+int watches_new(struct message_service *m, struct watches **ret) MUSTCHECK;
+void watches_free(struct watches *ws); /* NULL allowed */
+/* The first worker looks for all. @thread of its loop */
+int watches_attach(struct watches *ws, struct loop *l, struct reader *r) MUSTCHECK;
+void watches_detach(struct watches *ws); /* answers of the reader may still come */
+struct rpc_stream_method watch_method(struct watches *ws);
 
 /* pipeline.c */
 struct rpc_stream_method pipeline_method(struct message_service *m);

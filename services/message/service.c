@@ -302,7 +302,13 @@ int message_service_new(struct store *s, const struct message_options *o, int wo
     pthread_rwlock_init(&m->lock, NULL);
     pthread_mutex_init(&m->flights.lock, NULL);
     list_init(&m->flights.waiting);
-    m->pipeline = pipeline_method(m);
+    int r = watches_new(m, &m->watches);
+    if (r < 0) {
+        message_service_free(m);
+        return r;
+    }
+    m->streams[0] = pipeline_method(m);
+    m->streams[1] = watch_method(m->watches);
     const struct rpc_method methods[] = {
 #define METHOD(name, request, response, handler)                                                                       \
     {"/txmsg.v1.MessageService/" name,                                                                                 \
@@ -329,6 +335,7 @@ int message_service_new(struct store *s, const struct message_options *o, int wo
 void message_service_free(struct message_service *m) {
     if (!m)
         return;
+    watches_free(m->watches);
     topology_unref(m->topology);
     pthread_rwlock_destroy(&m->lock);
     pthread_mutex_destroy(&m->flights.lock);
@@ -341,8 +348,8 @@ const struct rpc_method *message_service_methods(struct message_service *m, size
 }
 
 const struct rpc_stream_method *message_service_streams(struct message_service *m, size_t *n) {
-    *n = 1;
-    return &m->pipeline;
+    *n = ARRAY_LEN(m->streams);
+    return m->streams;
 }
 
 void message_service_rpc(struct message_service *m, struct rpc_server *rpc) {

@@ -99,6 +99,8 @@ int message_worker_new(struct message_service *m, int index, struct loop *l, str
     int e = mailbox_new(l, (size_t)m->o.mailbox, receive_items, w, &w->items);
     if (e == 0)
         e = mailbox_new(l, (size_t)m->o.queries, receive_queries, w, &w->queries);
+    if (e == 0 && index == 0)
+        e = watches_attach(m->watches, l, r);
     if (e == 0 && !(w->prepare = mem_zalloc(sizeof(*w->prepare))))
         e = -ENOMEM;
     if (e < 0) {
@@ -125,6 +127,8 @@ void message_worker_close(struct message_worker *w) {
 void message_worker_free(struct message_worker *w) {
     if (!w)
         return;
+    if (w->index == 0)
+        watches_detach(w->service->watches);
     if (w->prepare) {
         hand_back(w);
         uv_close((uv_handle_t *)w->prepare, prepare_closed);

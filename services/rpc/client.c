@@ -15,7 +15,7 @@
 #include <grpc/support/time.h>
 #include <unistd.h>
 
-enum { RECEIVE_MAX = 64 << 20 };
+enum { RECEIVE_MAX = 64 << 20, STREAM_ARENA_MAX = 256 << 20, NO_TIMEOUT = -1 };
 
 struct rpc_client {
     grpc_channel *channel;
@@ -71,7 +71,9 @@ void rpc_client_free(struct rpc_client *c) {
 
 static grpc_completion_queue *begin(struct rpc_client *c, struct exchange *x, const char *path, int64_t timeout_ms) {
     gpr_timespec deadline =
-        gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(MAX(timeout_ms, 0), GPR_TIMESPAN));
+        timeout_ms == NO_TIMEOUT
+            ? gpr_inf_future(GPR_CLOCK_MONOTONIC)
+            : gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(MAX(timeout_ms, 0), GPR_TIMESPAN));
     grpc_slice method = grpc_slice_from_copied_string(path);
     grpc_completion_queue *queue = grpc_completion_queue_create_for_pluck(NULL);
 
@@ -148,5 +150,74 @@ int rpc_client_call(struct rpc_client *c, const char *path, const ProtobufCMessa
     *ret = (struct rpc_result){.code = (int)x.code, .message = ""};
     err = x.code == GRPC_STATUS_OK ? read_response(&x, response, a, ret) : read_error(&x, a, ret);
     end(&x, queue);
+    return err;
+}
+
+/* Starts a batch and waits for its end: the call ends by its deadline or by the server, and then so does this. */
+static bool run_batch(struct exchange *x, grpc_completion_queue *queue, const grpc_op *ops, size_t n) {
+    grpc_call_error err = grpc_call_start_batch(x->call, ops, n, x, NULL);
+
+    ASSERT(err == GRPC_CALL_OK);
+    return grpc_completion_queue_pluck(queue, x, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).success;
+}
+
+static bool stream_begin(struct exchange *x, grpc_completion_queue *queue) {
+    const grpc_op ops[] = {
+        {.op = GRPC_OP_SEND_INITIAL_METADATA},
+        {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = x->request},
+        {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
+        {.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &x->headers},
+    };
+
+    return run_batch(x, queue, ops, ARRAY_LEN(ops));
+}
+
+/* The next message into x->response; false: there is none, the status comes. */
+static bool stream_next(struct exchange *x, grpc_completion_queue *queue) {
+    const grpc_op op = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &x->response};
+
+    if (x->response)
+        grpc_byte_buffer_destroy(TAKE(x->response));
+    return run_batch(x, queue, &op, 1) && x->response;
+}
+
+static void stream_end(struct exchange *x, grpc_completion_queue *queue) {
+    const grpc_op op = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
+                        .data.recv_status_on_client = {
+                            .trailing_metadata = &x->trailers, .status = &x->code, .status_details = &x->details}};
+
+    (void)run_batch(x, queue, &op, 1);
+}
+
+int rpc_client_stream(struct rpc_client *c, const char *path, const ProtobufCMessage *request,
+                      const ProtobufCMessageDescriptor *response, int64_t timeout_ms,
+                      int (*message)(void *arg, const ProtobufCMessage *m), void *arg, struct arena *a,
+                      struct rpc_result *ret) {
+    struct arena one;
+    struct exchange x;
+    grpc_completion_queue *queue = begin(c, &x, path, timeout_ms ? timeout_ms : NO_TIMEOUT);
+    bool enough = false;
+    int err = 0;
+
+    arena_init(&one, STREAM_ARENA_MAX);
+    x.request = payload_pack(request);
+    *ret = (struct rpc_result){.message = ""};
+    for (bool more = stream_begin(&x, queue); more && !enough && stream_next(&x, queue); arena_reset(&one)) {
+        struct rpc_result r = {.message = ""};
+
+        err = read_response(&x, response, &one, &r);
+        enough = err || !r.response || message(arg, r.response);
+        if (!err && !r.response)
+            *ret = r; /* its texts are literals */
+    }
+    if (enough)
+        grpc_call_cancel(x.call, NULL);
+    stream_end(&x, queue);
+    if (!enough) {
+        ret->code = (int)x.code;
+        err = x.code == GRPC_STATUS_OK ? 0 : read_error(&x, a, ret);
+    }
+    end(&x, queue);
+    arena_deinit(&one);
     return err;
 }

@@ -24,3 +24,11 @@ struct rpc_result {
 int rpc_client_call(struct rpc_client *c, const char *path, const ProtobufCMessage *request,
                     const ProtobufCMessageDescriptor *response, int64_t timeout_ms, struct arena *a,
                     struct rpc_result *ret) MUSTCHECK;
+/*
+ * The same for a call that is answered by any number of messages: each is handed to `message` (valid until it returns; not 0 = enough, the
+ * call is cancelled). ret->response stays NULL. timeout_ms 0 = none.
+ */
+int rpc_client_stream(struct rpc_client *c, const char *path, const ProtobufCMessage *request,
+                      const ProtobufCMessageDescriptor *response, int64_t timeout_ms,
+                      int (*message)(void *arg, const ProtobufCMessage *m), void *arg, struct arena *a,
+                      struct rpc_result *ret) MUSTCHECK;

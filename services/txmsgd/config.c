@@ -65,6 +65,7 @@ const struct conf_option config_options[] = {
       "Operations under way on all Pipelines; beyond it none is read until some ended."),
     O("pipeline.in_flight_size", CONF_SIZE, "64MiB", 65536, 4294967296, pipeline_bytes,
       "Their memory; beyond it none is read until some ended."),
+    O("watch.streams", CONF_INT, "256", 1, 1024, watch_streams, "Watches open at once; more are refused."),
     O("lane.batch", CONF_INT, "440", 1, 440, lane_batch, "Most operations of one group commit."),
     O("lane.batch_size", CONF_SIZE, "4MiB", 65536, 16777216, lane_batch_bytes,
       "Most payload of one group commit (a larger transaction goes alone)."),

@@ -12,7 +12,7 @@ struct config {
         grpc_keepalive_ms, probe_ms, probe_failures;
     int64_t limit_body, limit_messages, limit_transaction, limit_headers, limit_header_size, id_past_ms, id_future_ms,
         check_after_ms;
-    int64_t pipeline_streams, pipeline_credit, pipeline_in_flight, pipeline_bytes;
+    int64_t pipeline_streams, pipeline_credit, pipeline_in_flight, pipeline_bytes, watch_streams;
     int64_t lane_batch, lane_batch_bytes, lane_queue, lane_queue_bytes, lane_gather, lane_cache, lane_progress_ms;
     int64_t partitions_ahead, dead_after_ms, adopted_max, statement_timeout_ms, retention_ms, audit_ms;
     int64_t check_poll_ms, check_find_poll_ms, check_in_flight, check_streams;

@@ -221,7 +221,8 @@ static int start_services(struct daemon *d, struct errmsg *e) {
                                 .pipeline_operations = d->c.pipeline_credit,
                                 .pipeline_streams = d->c.pipeline_streams,
                                 .pipeline_operations_all = d->c.pipeline_in_flight,
-                                .pipeline_bytes_all = d->c.pipeline_bytes};
+                                .pipeline_bytes_all = d->c.pipeline_bytes,
+                                .watches = d->c.watch_streams};
     struct worker_peers peers;
     config_limits(&d->c, &o.limits);
     int r = message_service_new(&d->store, &o, (int)d->c.workers, &d->messages);
