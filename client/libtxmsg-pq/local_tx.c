@@ -135,6 +135,6 @@ int txmsg_local_tx_prune(PGconn *db, int64_t keep_s, int limit, int *deleted, st
     return pq_prune(db,
                     "DELETE FROM txmsg_local_tx WHERE id IN (SELECT id FROM txmsg_local_tx WHERE id < "
                     "(SELECT before FROM txmsg_local_tx_pruned) ORDER BY id LIMIT $1::int)",
-                    "UPDATE txmsg_local_tx_pruned SET before = greatest(before, " PQ_ID_BEFORE ")", keep_s, limit,
+                    "UPDATE txmsg_local_tx_pruned SET before = greatest(before, " PQ_ID_BEFORE ")", NULL, keep_s, limit,
                     deleted, e);
 }

@@ -97,10 +97,11 @@ bool pq_id_valid(const char *id) {
     return true;
 }
 
-int pq_prune(PGconn *db, const char *erase, const char *announce, int64_t keep_s, int limit, int *deleted,
-             struct txmsg_pq_error *e) {
+int pq_prune(PGconn *db, const char *erase, const char *announce, const char *consumer, int64_t keep_s, int limit,
+             int *deleted, struct txmsg_pq_error *e) {
     char number[24];
-    const char *params[] = {number};
+    const char *params[] = {number, consumer};
+    int n = consumer ? 2 : 1;
     PGresult *rows = NULL;
     int r = pq_must_be_idle(db, e);
 
@@ -110,11 +111,11 @@ int pq_prune(PGconn *db, const char *erase, const char *announce, int64_t keep_s
         return pq_fail(e, TXMSG_ERROR_INVALID, "keep less than a day, a limit below 1, or no place for the count");
     *deleted = 0;
     snprintf(number, sizeof(number), "%d", limit);
-    r = pq_run(db, erase, 1, params, &rows, e);
+    r = pq_run(db, erase, n, params, &rows, e);
     if (r < 0)
         return r;
     *deleted = pq_rows(rows);
     PQclear(rows);
     snprintf(number, sizeof(number), "%lld", (long long)keep_s);
-    return pq_run(db, announce, 1, params, NULL, e);
+    return pq_run(db, announce, n, params, NULL, e);
 }

@@ -33,6 +33,9 @@ static inline bool pq_state_is(const struct txmsg_pq_error *e, const char *state
     "(lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint - $1::bigint * 1000), 12, '0') || "                       \
     "'00000000000000000000')::uuid"
 enum { PQ_KEEP_MIN_S = 86400 };
-/* The part that both prunes share: `erase` deletes at most $1 rows of what was announced, `announce` takes $1 seconds. */
-int pq_prune(PGconn *db, const char *erase, const char *announce, int64_t keep_s, int limit, int *deleted,
-             struct txmsg_pq_error *e);
+/*
+ * The part that both prunes share: `erase` deletes at most $1 rows of what was announced, `announce` takes $1 seconds; $2 is
+ * `consumer`, if it is not NULL.
+ */
+int pq_prune(PGconn *db, const char *erase, const char *announce, const char *consumer, int64_t keep_s, int limit,
+             int *deleted, struct txmsg_pq_error *e);

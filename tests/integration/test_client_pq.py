@@ -1,4 +1,4 @@
-"""libtxmsg-pq against a real PostgreSQL: programs of tests/pq, each on a database of its own."""
+"""libtxmsg-pq against a real PostgreSQL: programs of tests/client, each on a database of its own."""
 
 import subprocess
 
@@ -6,10 +6,10 @@ import pytest
 from harness import BUILD
 
 
-@pytest.mark.parametrize("program", ["local-tx"])
+@pytest.mark.parametrize("program", ["inbox", "local-tx"])
 def test_program(site, program):
     name = f"pq_{program.replace('-', '_')}"
     site.postgres.create_database(name)
-    done = subprocess.run([BUILD / f"tests/pq/pq-{program}", site.postgres.dsn(name)], stdout=subprocess.PIPE,
+    done = subprocess.run([BUILD / f"tests/client/pq-{program}", site.postgres.dsn(name)], stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout[-6000:]
