@@ -29,9 +29,9 @@ static int mac_of(const char *secret, struct bytes text, uint8_t mac[MAC]) {
 static int entry_matches(struct bytes entry, uint8_t macs[2][MAC], int n, bool *ret) {
     CLEANUP_BUF struct buf given;
 
+    buf_init(&given, KEY_MAX);
     if (entry.n < 3 || memcmp(entry.p, "v1,", 3) != 0)
         return 0;
-    buf_init(&given, KEY_MAX);
     int r = base64_get(&given, bytes_of(entry.p + 3, entry.n - 3));
     if (r == -ENOMEM)
         return r;
