@@ -276,9 +276,22 @@ static grpc_arg int_arg(const char *key, int value) {
     return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
 }
 
+/* Of `a,b,c` the one with this number, counted round. The result is an allocation, NULL without memory. */
+static char *server_of(const char *servers, int number) {
+    int n = 1;
+    for (const char *p = servers; *p; p++)
+        n += *p == ',';
+    for (number %= n; number; number--)
+        servers = strchr(servers, ',') + 1;
+    return mem_strndup(servers, strcspn(servers, ","));
+}
+
 /* Connections are apart only if the channels share no subchannel pool. What this tool does not use is off: it costs. */
 static int open_channel(struct load *l, int number, struct errmsg *e) {
     struct load_channel *ch = &l->channels[number];
+    CLEANUP_FREE char *server = server_of(l->o->server, number);
+    if (!server)
+        return err_set(e, -ENOMEM, "out of memory");
     grpc_channel_credentials *credentials = credentials_client();
     grpc_arg args[] = {
         int_arg(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
@@ -291,10 +304,10 @@ static int open_channel(struct load *l, int number, struct errmsg *e) {
         int_arg(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1),
     };
     ch->core =
-        grpc_channel_create(l->o->server, credentials, &(grpc_channel_args){.num_args = ARRAY_LEN(args), .args = args});
+        grpc_channel_create(server, credentials, &(grpc_channel_args){.num_args = ARRAY_LEN(args), .args = args});
     grpc_channel_credentials_release(credentials);
     if (!ch->core)
-        return err_set(e, -EINVAL, "cannot make a channel to %s", l->o->server);
+        return err_set(e, -EINVAL, "cannot make a channel to %s", server);
     for (int kind = 0; kind < REQUEST_KINDS; kind++)
         ch->methods[kind] =
             grpc_channel_register_call(ch->core, request_path((enum request_kind)kind, load_form(l->o)), NULL, NULL);

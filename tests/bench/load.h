@@ -14,7 +14,8 @@ enum load_mode {
 };
 
 struct load_options {
-    const char *server, *producer, *topic;
+    const char *server; /* or several, with commas: the channels are dealt out over them */
+    const char *producer, *topic;
     enum load_mode mode;
     int64_t callers, channels;
     int64_t batch;   /* messages whose operations share one Batch call; 0 = single calls */

@@ -23,7 +23,8 @@ struct options {
         .offset = offsetof(struct options, member_)                                                                    \
     }
 static const struct conf_option table[] = {
-    OPTION("server", CONF_STR, server, "127.0.0.1:7400", 0, 0, "Address of the service."),
+    OPTION("server", CONF_STR, server, "127.0.0.1:7400", 0, 0,
+           "Address of the service; several with commas, for the channels in turns."),
     OPTION("callers", CONF_INT, callers, "32", 1, 100000, "Messages in flight."),
     OPTION("channels", CONF_INT, channels, "1", 1, 64, "Connections; the callers are dealt out over them."),
     OPTION("seconds", CONF_DURATION_MS, seconds_ms, "8", 1, 86400000, "Measured time."),
