@@ -1,17 +1,9 @@
-/* apply, export, dead ..., stuck ..., stats */
-#include "base/yaml.h"
+/* dead ..., stuck ..., stats */
 #include "txmsg/v1/admin_service.pb-c.h"
 #include "txmsgctl/ctl.h"
 
 #define SERVICE "/txmsg.v1.AdminService/"
 
-static const struct ctl_option apply_options[] = {
-    {"-f", "FILE", "the topology in YAML, - = standard input; required"},
-    {"--dry-run", NULL, "check and show what would change"},
-    {"--prune", NULL, "delete what the file does not name"},
-    {"--actor", "NAME", "who, for the audit; default the login name"},
-    {NULL, NULL, NULL},
-};
 static const struct ctl_option dead_options[] = {
     {"--subscription", "NAME", "only of this subscription"},
     {"--topic", "NAME", "only of this topic"},
@@ -33,53 +25,6 @@ static const struct ctl_option stats_options[] = {
     {"--subscription", "NAME", "only this subscription"},
     {NULL, NULL, NULL},
 };
-static const struct ctl_option no_options[] = {{NULL, NULL, NULL}};
-
-static int cmd_apply(struct ctl *c) {
-    const char *path = args_get(&c->args, "-f");
-    struct errmsg e = ERRMSG_NULL;
-    size_t n;
-    if (!path)
-        return ctl_usage("apply needs -f FILE");
-    const char *text = ctl_read_file(c, path, &n);
-    if (!text)
-        return CTL_USAGE;
-    CLEANUP_JSON json_t *j = yaml_parse(bytes_of(text, n), &e);
-    ProtobufCMessage *topology = NULL;
-    if (!j || jsonpb_parse(&txmsg__v1__topology__descriptor, j, &c->arena, &topology, &e) < 0) {
-        fprintf(stderr, "txmsgctl: %s: %s\n", path, e.text);
-        return CTL_USAGE;
-    }
-    Txmsg__V1__ApplyTopologyRequest q;
-    txmsg__v1__apply_topology_request__init(&q);
-    q.topology = (Txmsg__V1__Topology *)topology;
-    q.validate_only = args_has(&c->args, "--dry-run");
-    q.prune = args_has(&c->args, "--prune");
-    q.actor = ctl_actor(c);
-    const ProtobufCMessage *r;
-    int code = ctl_call(c, SERVICE "ApplyTopology", &q.base, &txmsg__v1__apply_topology_response__descriptor, &r);
-    if (code != CTL_OK || !r)
-        return code;
-    const Txmsg__V1__ApplyTopologyResponse *resp = (const Txmsg__V1__ApplyTopologyResponse *)r;
-    for (size_t i = 0; i < resp->n_changes; i++)
-        printf("%s %s %s\n", ctl_enum(c, &txmsg__v1__change_action__descriptor, (int)resp->changes[i]->action),
-               ctl_enum(c, &txmsg__v1__change_kind__descriptor, (int)resp->changes[i]->kind), resp->changes[i]->name);
-    if (!resp->n_changes)
-        puts("nothing to change");
-    else if (q.validate_only)
-        puts("dry run: nothing was changed");
-    return CTL_OK;
-}
-
-static int cmd_export(struct ctl *c) {
-    Txmsg__V1__ExportTopologyRequest q;
-    const ProtobufCMessage *r;
-    txmsg__v1__export_topology_request__init(&q);
-    int code = ctl_call(c, SERVICE "ExportTopology", &q.base, &txmsg__v1__export_topology_response__descriptor, &r);
-    if (code == CTL_OK && r) /* JSON is YAML: apply reads it back; secrets are shown as *** */
-        ctl_print_json(&((const Txmsg__V1__ExportTopologyResponse *)r)->topology->base);
-    return code;
-}
 
 /* --- dead letters --- */
 
@@ -266,8 +211,6 @@ static int cmd_stats(struct ctl *c) {
 }
 
 const struct ctl_command admin_commands[] = {
-    {"apply", "-f FILE", "applies topics, producers and subscriptions from YAML", apply_options, cmd_apply},
-    {"export", "", "prints the stored topology, secrets masked", no_options, cmd_export},
     {"dead list", "", "dead letters, newest first", dead_options, cmd_dead_list},
     {"dead show", "NAME", "one dead letter with its body", dead_options, cmd_dead_show},
     {"dead redrive", "NAME... | FILTER", "delivers dead letters again", dead_options, cmd_dead_redrive},

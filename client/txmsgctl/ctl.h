@@ -1,7 +1,8 @@
 /*
  * txmsgctl: one blocking call per command, tables for people, --json for scripts.
  *
- * Exit codes: 0 done; 1 the service refused; 2 usage; 3 service or database unreachable; 4 outcome unknown (repeat the same id).
+ * Exit codes: 0 done; 1 the service refused; 2 usage; 3 service or database unreachable; 4 outcome unknown (repeat the same id);
+ * 5 diff: there are differences.
  */
 #pragma once
 
@@ -16,6 +17,7 @@ enum {
     CTL_USAGE = 2,
     CTL_UNREACHABLE = 3,
     CTL_UNKNOWN = 4,
+    CTL_DIFFERS = 5,
     CTL_OPTIONS_MAX = 64,
     CTL_WORDS_MAX = 1024
 };
@@ -69,6 +71,9 @@ void table_print(struct table *t);                 /* and frees */
  */
 int ctl_call(struct ctl *c, const char *method, const ProtobufCMessage *request,
              const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) MUSTCHECK;
+/* The same, and *ret is never printed. */
+int ctl_query(struct ctl *c, const char *method, const ProtobufCMessage *request,
+              const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) MUSTCHECK;
 /*
  * The same for a List method, page after page to the last: the request has page_size and page_token, the response the list and
  * next_page_token. What comes, or is printed, is one response with all of it.
@@ -112,4 +117,4 @@ struct ctl_command {
     int (*run)(struct ctl *c);
 };
 extern const struct ctl_command message_commands[], admin_commands[], object_commands[], watch_commands[],
-    migrate_commands[];
+    topology_commands[], migrate_commands[];

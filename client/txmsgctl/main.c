@@ -10,8 +10,8 @@ static const struct ctl_option global_options[] = {
     {NULL, NULL, NULL},
 };
 
-static const struct ctl_command *const tables[] = {message_commands, admin_commands, object_commands, watch_commands,
-                                                   migrate_commands};
+static const struct ctl_command *const tables[] = {message_commands, topology_commands, admin_commands,
+                                                   object_commands,  watch_commands,    migrate_commands};
 
 static void print_options(const struct ctl_option *o) {
     for (; o && o->name; o++) {
@@ -31,7 +31,9 @@ static void help(void) {
         }
     puts("\nOptions of every command:");
     print_options(global_options);
-    puts("\nExit codes: 0 done, 1 refused, 2 usage, 3 unreachable, 4 outcome unknown (repeat the same id).");
+    puts(
+        "\nExit codes: 0 done, 1 refused, 2 usage, 3 unreachable, 4 outcome unknown (repeat the same id), 5 diff: they "
+        "differ.");
 }
 
 static void command_help(const struct ctl_command *c) {

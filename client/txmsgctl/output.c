@@ -121,9 +121,8 @@ static int unsent(const struct ctl *c, int e) {
     return CTL_UNREACHABLE;
 }
 
-/* CTL_OK: *ret is the response. */
-static int call(struct ctl *c, const char *method, const ProtobufCMessage *request,
-                const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) {
+int ctl_query(struct ctl *c, const char *method, const ProtobufCMessage *request,
+              const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) {
     struct rpc_result r = {0};
     int code = connect_once(c);
     if (code != CTL_OK)
@@ -158,7 +157,7 @@ static int printed(struct ctl *c, int code, const ProtobufCMessage **ret) {
 int ctl_call(struct ctl *c, const char *method, const ProtobufCMessage *request,
              const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) {
     *ret = NULL;
-    return printed(c, call(c, method, request, response, ret), ret);
+    return printed(c, ctl_query(c, method, request, response, ret), ret);
 }
 
 static void *member(const ProtobufCMessage *m, const char *name) {
@@ -187,7 +186,7 @@ int ctl_call_all(struct ctl *c, const char *method, ProtobufCMessage *request,
     *(int32_t *)member(request, "page_size") = PAGE;
     *ret = NULL;
     do {
-        int code = call(c, method, request, response, &page);
+        int code = ctl_query(c, method, request, response, &page);
         if (code != CTL_OK)
             return code;
         token = *(char **)member(page, "next_page_token");

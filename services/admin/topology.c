@@ -85,21 +85,23 @@ static void refuse_object(struct apply *j, int code, const char *why) {
     }
 }
 
-/* "a,b.c" -> the repeated field. */
-static bool put_fields(struct arena *a, const char *list, Txmsg__V1__Change *c) {
-    size_t n = 1;
-    for (const char *p = list; *p; p++)
-        n += *p == ',';
-    c->fields = *list ? arena_alloc(a, n * sizeof(*c->fields)) : NULL;
-    while (*list && c->fields) {
-        size_t len = strcspn(list, ",");
-        char *one = arena_strndup(a, list, len);
-        if (!one)
-            return false;
-        c->fields[c->n_fields++] = one;
-        list += len + (list[len] == ',');
+static bool put_differences(struct arena *a, const struct topo_change *in, Txmsg__V1__Change *c) {
+    size_t n = MAX(in->differences_n, 1u);
+    Txmsg__V1__FieldChange *rows = arena_alloc(a, n * sizeof(*rows));
+    c->fields = arena_alloc(a, n * sizeof(*c->fields));
+    c->differences = arena_alloc(a, n * sizeof(Txmsg__V1__FieldChange *));
+    bool ok = rows && c->fields && c->differences;
+    for (size_t i = 0; ok && i < in->differences_n; i++) {
+        const struct topo_difference *d = &in->differences[i];
+        txmsg__v1__field_change__init(&rows[i]);
+        rows[i].field = arena_strndup(a, d->field, strlen(d->field));
+        rows[i].before = arena_strndup(a, d->before, strlen(d->before));
+        rows[i].after = arena_strndup(a, d->after, strlen(d->after));
+        ok = rows[i].field && rows[i].before && rows[i].after;
+        c->fields[c->n_fields++] = rows[i].field;
+        c->differences[c->n_differences++] = &rows[i];
     }
-    return !*list;
+    return ok;
 }
 
 static void on_applied(void *arg, int code, const char *why, const struct topo_change *changes, size_t n,
@@ -125,7 +127,7 @@ static void on_applied(void *arg, int code, const char *why, const struct topo_c
             c->action = (Txmsg__V1__ChangeAction)(changes[i].act + 1);
             c->kind = (Txmsg__V1__ChangeKind)(changes[i].kind + 1);
             c->name = arena_strndup(a, changes[i].name, strlen(changes[i].name));
-            ok = c->name && put_fields(a, changes[i].fields, c);
+            ok = c->name && put_differences(a, &changes[i], c);
             list[resp->n_changes++] = c;
         }
         if (ok) {

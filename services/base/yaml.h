@@ -1,4 +1,4 @@
-/* YAML text to JSON values, so that one code path checks configuration and topology files (libyaml behind). */
+/* YAML text to JSON values and back, so that one code path checks configuration and topology files (libyaml behind). */
 #pragma once
 
 #include "base/json.h"
@@ -10,3 +10,5 @@
  * At most 64 levels; no document at all is null. NULL and *e on failure; the caller owns the result.
  */
 json_t *yaml_parse(struct bytes text, struct errmsg *e) MUSTCHECK;
+/* A mapping, or a sequence, in block style; yaml_parse() reads the same value back. 0, -ENOMEM, or the error of `out`. */
+int yaml_write(struct buf *out, const json_t *j) MUSTCHECK;

@@ -31,11 +31,17 @@ struct topo_object {
     int64_t created_us;  /* subscriptions, as stored */
 };
 enum topo_act { TOPO_CREATE, TOPO_UPDATE, TOPO_DELETE, TOPO_UNCHANGED };
+/* A member that differs. Values are JSON text, secrets masked, cut at some length; "" = not there. */
+struct topo_difference {
+    const char *field; /* a path, "retry.max_attempts" */
+    const char *before, *after;
+};
 struct topo_change {
     enum topo_kind kind;
     enum topo_act act;
     char name[129];
-    char fields[400]; /* of an update: the members that differ, as paths, comma-separated; cut if too many */
+    const struct topo_difference *differences; /* of an update */
+    size_t differences_n;
 };
 /*
  * Applies all objects in one transaction that raises cfg.epoch if anything changed; what is not named stays, or is deleted with `prune`.

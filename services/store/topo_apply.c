@@ -309,8 +309,13 @@ static int keep_changes(struct apply *a, const struct topo_plan *p) {
         ch->kind = p->items[i].kind;
         ch->act = p->items[i].act;
         snprintf(ch->name, sizeof(ch->name), "%s", p->items[i].name);
-        if (ch->act == TOPO_UPDATE && p->items[i].have)
-            topo_json_differences(p->items[i].want, p->items[i].have, ch->fields, sizeof(ch->fields));
+        struct topo_difference *list = NULL;
+        int r = ch->act == TOPO_UPDATE && p->items[i].have
+                    ? topo_json_differences(p->items[i].want, p->items[i].have, &a->arena, &list, &ch->differences_n)
+                    : 0;
+        if (r < 0)
+            return r;
+        ch->differences = list;
     }
     return 0;
 }

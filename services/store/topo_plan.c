@@ -8,6 +8,8 @@
 #include "base/list.h"
 #include "core/policy.h"
 
+enum { VALUE_MAX = 256 };
+
 struct entry {
     struct hnode node;
     const struct topo_object *want, *have;
@@ -79,31 +81,6 @@ bool topo_json_same(const json_t *a, const json_t *b) {
     return json_equal(a, b);
 }
 
-static void note_difference(const json_t *want, const json_t *have, const char *prefix, struct buf *out) {
-    const char *key;
-    json_t *v;
-    json_object_foreach ((json_t *)want, key, v) {
-        const json_t *other = json_object_get(have, key);
-        char path[200];
-        snprintf(path, sizeof(path), "%s%s%s", prefix, *prefix ? "." : "", key);
-        if (json_is_object(v) && (json_is_object(other) || (!other && json_object_size(v))))
-            note_difference(v, other, path, out);
-        else if (!other || !topo_json_same(v, other))
-            buf_printf(out, "%s%s", out->n ? "," : "", path);
-    }
-    json_object_foreach ((json_t *)have, key, v) {
-        if (!json_object_get(want, key))
-            buf_printf(out, "%s%s%s%s", out->n ? "," : "", prefix, *prefix ? "." : "", key);
-    }
-}
-
-void topo_json_differences(const json_t *want, const json_t *have, char *out, size_t n) {
-    struct buf b CLEANUP_BUF;
-    buf_init(&b, n - 1);
-    note_difference(want, have, "", &b);
-    snprintf(out, n, "%s", buf_str(&b));
-}
-
 static bool one_of(const char *key, const char *const *names) {
     while (*names && strcasecmp(key, *names) != 0)
         names++;
@@ -162,6 +139,82 @@ json_t *topo_redact(const json_t *spec) {
     if (!copy || redact(copy, false) != 0)
         return NULL;
     return TAKE(copy);
+}
+
+/* --- differences --- */
+
+/* A walk over two specs, and in step with it over what may be shown of them. */
+struct differing {
+    struct arena *arena;
+    struct topo_difference *list;
+    size_t n, cap;
+    bool failed;
+};
+
+static const char *shown_value(struct differing *d, const json_t *shown) {
+    if (!shown)
+        return "";
+    char *text = json_dumps(shown, JSON_COMPACT | JSON_ENCODE_ANY | JSON_PRESERVE_ORDER);
+    size_t n = text ? strlen(text) : 0;
+    while (n > VALUE_MAX || (n == VALUE_MAX && ((unsigned char)text[n] & 0xc0) == 0x80)) /* at a whole character */
+        n = n > VALUE_MAX ? VALUE_MAX : n - 1;
+    const char *kept = text ? arena_strndup(d->arena, text, n) : NULL;
+    d->failed = d->failed || !kept;
+    free(text);
+    return kept;
+}
+
+static void put_difference(struct differing *d, const char *path, const json_t *want, const json_t *have) {
+    if (d->n == d->cap) {
+        size_t cap = MAX(d->cap * 2, 8u);
+        struct topo_difference *list = arena_alloc(d->arena, cap * sizeof(*list));
+        if (!list) {
+            d->failed = true;
+            return;
+        }
+        if (d->n)
+            memcpy(list, d->list, d->n * sizeof(*list));
+        d->list = list;
+        d->cap = cap;
+    }
+    struct topo_difference *o = &d->list[d->n++];
+    *o = (struct topo_difference){.field = arena_strndup(d->arena, path, strlen(path)),
+                                  .before = shown_value(d, have),
+                                  .after = shown_value(d, want)};
+    d->failed = d->failed || !o->field;
+}
+
+static void note_difference(struct differing *d, const char *prefix, const json_t *want, const json_t *want_shown,
+                            const json_t *have, const json_t *have_shown) {
+    const char *key;
+    json_t *v;
+    char path[200];
+    json_object_foreach ((json_t *)want, key, v) {
+        const json_t *other = json_object_get(have, key);
+        const json_t *shown = json_object_get(want_shown, key), *other_shown = json_object_get(have_shown, key);
+        snprintf(path, sizeof(path), "%s%s%s", prefix, *prefix ? "." : "", key);
+        if (json_is_object(v) && (json_is_object(other) || (!other && json_object_size(v))))
+            note_difference(d, path, v, shown, other, other_shown);
+        else if (!other || !topo_json_same(v, other))
+            put_difference(d, path, shown, other_shown);
+    }
+    json_object_foreach ((json_t *)have, key, v) {
+        snprintf(path, sizeof(path), "%s%s%s", prefix, *prefix ? "." : "", key);
+        if (!json_object_get(want, key))
+            put_difference(d, path, NULL, json_object_get(have_shown, key));
+    }
+}
+
+int topo_json_differences(const json_t *want, const json_t *have, struct arena *a, struct topo_difference **ret,
+                          size_t *ret_n) {
+    CLEANUP_JSON json_t *want_shown = topo_redact(want), *have_shown = topo_redact(have);
+    struct differing d = {.arena = a};
+    if (!want_shown || !have_shown)
+        return -ENOMEM;
+    note_difference(&d, "", want, want_shown, have, have_shown);
+    *ret = d.list;
+    *ret_n = d.n;
+    return d.failed ? -ENOMEM : 0;
 }
 
 /* --- entries --- */

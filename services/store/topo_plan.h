@@ -1,6 +1,7 @@
 /* What applying declared objects to stored ones means: checks and changes, without a database. Behind topo_apply(). */
 #pragma once
 
+#include "base/arena.h"
 #include "base/json.h"
 #include "store/topo.h"
 
@@ -28,9 +29,10 @@ void topo_plan_deinit(struct topo_plan *p);
 int topo_plan_make(const struct topo_object *objects, size_t n, const struct topo_object *stored, size_t stored_n,
                    bool prune, struct topo_plan *ret, struct errmsg *e) MUSTCHECK;
 
+/* The members in which two specs differ, in the arena: paths, and what stands there, redacted. 0, -ENOMEM. */
+int topo_json_differences(const json_t *want, const json_t *have, struct arena *a, struct topo_difference **ret,
+                          size_t *ret_n) MUSTCHECK;
 /* Same value: numbers by value (jsonb prints 1e3 as 1000), objects regardless of order. */
-/* The members in which two specs differ, as paths ("retry.max_attempts,sink"), into out[n]. */
-void topo_json_differences(const json_t *want, const json_t *have, char *out, size_t n);
 bool topo_json_same(const json_t *a, const json_t *b);
 /* A copy for the audit: secrets, tokens, passwords in URLs and values of headers become "***". NULL when out of memory.
  */

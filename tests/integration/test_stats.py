@@ -160,7 +160,7 @@ def test_deleted_subscription_discards_what_it_left(world):
     before = stats(world)[1]
     keep = {"topics": [{"name": t["name"]} for t in world.ctl.json("export")["topology"]["topics"]], "producers": [{"name": "shop"}]}
     kept = [s for s in world.ctl.json("export")["topology"]["subscriptions"] if s["name"] not in ("parks", "dies", "picks")]
-    world.ctl.apply({**keep, "subscriptions": kept}, "--prune")
+    world.ctl.apply({**keep, "subscriptions": kept}, "--prune", "--yes")
     gone = {n: sum(before[s][n] for s in ("parks", "dies", "picks")) for n in COUNTS}
     total = sum(gone.values())
     assert sum(stats(world)[1][""].values()) == total

@@ -15,6 +15,29 @@ static void reads(const char *yaml, const char *json) {
     assert_string_equal(buf_str(&b), json);
 }
 
+/* Written and read again it is the same value. */
+static void writes(const char *json, const char *yaml) {
+    CLEANUP_JSON json_t *j = json_parse(bytes_str(json), NULL);
+    CLEANUP_BUF struct buf b;
+    buf_init(&b, 65536);
+    assert_int_equal(yaml_write(&b, j), 0);
+    if (yaml)
+        assert_string_equal(buf_str(&b), yaml);
+    reads(buf_str(&b), json);
+}
+
+static void test_writing(void **state) {
+    writes("{\"topics\":[{\"name\":\"a\",\"text\":\"b c\"},{\"name\":\"b\"}],\"none\":[],\"empty\":{}}",
+           "topics:\n  - name: a\n    text: \"b c\"\n  - name: b\nnone: []\nempty: {}\n");
+    writes("{\"a\":{\"b\":{\"c\":[1,[2,[3]],{\"d\":[{\"e\":true}]}]}}}", NULL);
+    writes("[\"true\",\"No\",\"null\",\"1\",\"1.5\",\"\",\"- a\",\"a: "
+           "b\",\"#\",\"~\",\"*a\",\"&a\",\"10s\",\"5m\",\"1e3\",\"0x1\"]",
+           NULL);
+    writes("[\"line\\nline\",\"\\\"q\\\"\",\"tab\\t\",\"\\u0001\",\"http://h:1/p?q\",\"\xc3\xa4\",\" \",\"a \"]", NULL);
+    writes("{\"true\":1,\"a b\":2,\"\":3,\"x:\":-4,\"f\":1.5,\"z\":null}", NULL);
+    writes("[10,\"10\",\"whsec_YWJj/+==\"]", "- 10\n- \"10\"\n- \"whsec_YWJj/+==\"\n");
+}
+
 static void test_structures(void **state) {
     reads("a:\n  b: 1\n  c: [x, 'y', \"z\"]\nd:\n  - 1\n  - e: 2\n    f: 3\n",
           "{\"a\":{\"b\":1,\"c\":[\"x\",\"y\",\"z\"]},\"d\":[1,{\"e\":2,\"f\":3}]}");
@@ -158,9 +181,9 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_structures),    cmocka_unit_test(test_scalars), cmocka_unit_test(test_refuses),
-        cmocka_unit_test(test_hostile),       cmocka_unit_test(test_depth),   cmocka_unit_test(test_mutations),
-        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_structures), cmocka_unit_test(test_writing),       cmocka_unit_test(test_scalars),
+        cmocka_unit_test(test_refuses),    cmocka_unit_test(test_hostile),       cmocka_unit_test(test_depth),
+        cmocka_unit_test(test_mutations),  cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

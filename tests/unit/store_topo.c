@@ -43,16 +43,42 @@ static void refused(const struct topo_object *o, size_t n, bool prune, const cha
     refused_as(-EINVAL, o, n, prune, word);
 }
 
+static void differ(const json_t *want, const json_t *have, const char *text) {
+    struct topo_difference *d = NULL;
+    struct arena a;
+    CLEANUP_BUF struct buf b;
+    size_t n = 0;
+    arena_init(&a, 65536);
+    buf_init(&b, 65536);
+    assert_int_equal(topo_json_differences(want, have, &a, &d, &n), 0);
+    for (size_t i = 0; i < n; i++)
+        buf_printf(&b, "%s %s>%s;", d[i].field, d[i].before, d[i].after);
+    assert_string_equal(buf_str(&b), text);
+    arena_deinit(&a);
+}
+
 static void test_differences(void **state) {
-    char out[64];
     CLEANUP_JSON json_t *a = json_pack("{s:{s:i,s:i},s:s,s:{}}", "retry", "max", 1, "initial", 2, "topic", "t", "sink");
     CLEANUP_JSON json_t *b = json_pack("{s:{s:i},s:s,s:i}", "retry", "max", 3, "topic", "t", "rate", 5);
-    topo_json_differences(a, b, out, sizeof(out));
-    assert_string_equal(out, "retry.max,retry.initial,sink,rate");
-    topo_json_differences(a, a, out, sizeof(out));
-    assert_string_equal(out, "");
-    topo_json_differences(a, b, out, 12); /* cut, never past its end */
-    assert_true(strlen(out) < 12);
+    differ(a, b, "retry.max 3>1;retry.initial >2;sink >{};rate 5>;");
+    differ(a, a, "");
+    CLEANUP_JSON json_t *c = json_pack("{s:{s:s},s:s}", "http", "secret", "whsec_one", "url", "amqp://u:pw1@h");
+    CLEANUP_JSON json_t *d = json_pack("{s:{s:s},s:s}", "http", "secret", "whsec_two", "url", "amqp://u:pw2@h");
+    differ(c, d, "http.secret \"***\">\"***\";url \"amqp://u:***@h\">\"amqp://u:***@h\";"); /* said, not shown */
+    char text[400];
+    memset(text, 'x', sizeof(text) - 1);
+    text[sizeof(text) - 1] = 0;
+    memcpy(text + 254, "\xc3\xa4", 2); /* behind the quote it is cut in the middle */
+    CLEANUP_JSON json_t *long_text = json_pack("{s:s}", "description", text), *none = json_object();
+    struct topo_difference *list = NULL;
+    struct arena arena;
+    size_t n = 0;
+    arena_init(&arena, 65536);
+    assert_int_equal(topo_json_differences(long_text, none, &arena, &list, &n), 0);
+    assert_int_equal(n, 1);
+    assert_int_equal(strlen(list[0].after), 255);
+    assert_true(text_valid(bytes_str(list[0].after)));
+    arena_deinit(&arena);
 }
 
 static void test_acts(void **state) {
