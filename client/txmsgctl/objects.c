@@ -93,6 +93,10 @@ static const char *sink_text(struct ctl *c, const Txmsg__V1__Sink *s) {
         return mem_must(arena_printf(&c->arena, "http %s", ctl_text(c, s->http->url)));
     case TXMSG__V1__SINK__SINK_RABBITMQ:
         return mem_must(arena_printf(&c->arena, "rabbitmq %s", ctl_text(c, s->rabbitmq->url)));
+    case TXMSG__V1__SINK__SINK_GRPC:
+        return mem_must(arena_printf(&c->arena, "grpc %s%s",
+                                     s->grpc->n_endpoints ? ctl_text(c, s->grpc->endpoints[0]) : "-",
+                                     s->grpc->n_endpoints > 1 ? ", ..." : ""));
     case TXMSG__V1__SINK__SINK_LOG:
         return "log";
     case TXMSG__V1__SINK__SINK_DISCARD:

@@ -11,7 +11,7 @@
 #include <stdatomic.h>
 
 enum { POLICY_ENDPOINTS_MAX = 8 };
-#define POLICY_GRPC "grpc://" /* how the endpoints of the gRPC check begin: grpc://host:port */
+#define POLICY_GRPC "grpc://" /* how an endpoint that serves gRPC begins: grpc://host:port */
 
 struct check_policy {
     const char *endpoints[POLICY_ENDPOINTS_MAX];
@@ -39,7 +39,7 @@ struct topic_conf {
     const char *name;
 };
 
-enum sink_kind { SINK_DISCARD = 1, SINK_LOG, SINK_HTTP, SINK_RABBITMQ };
+enum sink_kind { SINK_DISCARD = 1, SINK_LOG, SINK_HTTP, SINK_RABBITMQ, SINK_GRPC };
 enum ack_mode { ACK_STATUS_2XX = 1, ACK_BODY_SUCCESS = 2, ACK_JSON_FIELD = 3 };
 enum content_mode { CONTENT_BINARY = 1, CONTENT_STRUCTURED = 2 };
 enum { POLICY_REJECTS_MAX = 32, POLICY_INTERVALS_MAX = 64, POLICY_FILTER_MAX = 16 };
@@ -64,6 +64,11 @@ struct sink_conf {
         const char *routing_key; /* "" = the message key as text, else the topic */
         int64_t timeout_ms;      /* until the confirm; default 10 s */
     } rabbitmq;
+    struct {                                         /* grpc */
+        const char *endpoints[POLICY_ENDPOINTS_MAX]; /* grpc://host:port */
+        int endpoints_n;                             /* at least 1 */
+        int64_t timeout_ms;                          /* of an attempt, all endpoints together; default 10 s */
+    } grpc;
 };
 
 struct sub_conf {

@@ -118,12 +118,14 @@ int read_text(const struct spec *s, const struct member *m, const json_t *j, con
 
     if (!text)
         return err_set(s->e, -EINVAL, "%s%s must be a string", s->path, m->name);
-    if ((m->kind == MEMBER_HTTP || m->kind == MEMBER_ENDPOINT || m->kind == MEMBER_AMQP) && text[0] == '\0')
+    if (m->kind >= MEMBER_HTTP && m->kind <= MEMBER_AMQP && text[0] == '\0')
         wrong = "is required";
     else if (m->kind == MEMBER_HTTP)
         wrong = url_wrong_http(text);
     else if (m->kind == MEMBER_ENDPOINT)
         wrong = url_wrong_endpoint(text);
+    else if (m->kind == MEMBER_GRPC)
+        wrong = url_wrong_grpc(text);
     else if (m->kind == MEMBER_AMQP)
         wrong = url_wrong_amqp(text);
     else if (m->kind == MEMBER_SECRET)
@@ -195,6 +197,7 @@ static int read_member(const struct spec *s, const struct member *m, const json_
     case MEMBER_TEXT:
     case MEMBER_HTTP:
     case MEMBER_ENDPOINT:
+    case MEMBER_GRPC:
     case MEMBER_AMQP:
     case MEMBER_SECRET:
         return read_text(s, m, j, at);

@@ -17,6 +17,7 @@ enum kind {
     MEMBER_TEXT,     /* -> const char *, at most `max` bytes, no control characters */
     MEMBER_HTTP,     /* -> const char *, a URL */
     MEMBER_ENDPOINT, /* -> const char *, where a check is asked for */
+    MEMBER_GRPC,     /* -> const char *, grpc://host:port */
     MEMBER_AMQP,     /* -> const char *, a URL */
     MEMBER_SECRET,   /* -> const char * */
     MEMBER_NESTED,   /* has a table of its own, or code: not read here */

@@ -21,6 +21,7 @@ int spec_sub(const char *name, const json_t *spec, struct arena *a, struct sub_c
  */
 enum { POLICY_URL_MAX = 2048, SECRET_BYTES_MIN = 16, SECRET_BYTES_MAX = 64 };
 const char *url_wrong_endpoint(const char *s); /* of a check: http(s), or grpc:// */
+const char *url_wrong_grpc(const char *s);     /* grpc:// */
 const char *url_wrong_http(const char *s);
 const char *url_wrong_amqp(const char *s);
 int secret_wrong(const char *s, const char **ret) MUSTCHECK; /* 0, or -ENOMEM */

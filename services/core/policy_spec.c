@@ -99,7 +99,7 @@ static const struct member sink_members[] = {
     {"rocketmq", MEMBER_LATER, .words = never},
     {"nats", MEMBER_LATER, .words = never},
     {"redis", MEMBER_LATER, .words = never},
-    {"grpc", MEMBER_LATER, .words = never},
+    {"grpc", MEMBER_NESTED},
     {NULL},
 };
 
@@ -129,6 +129,14 @@ static const struct member rabbitmq_members[] = {
     {"exchange", MEMBER_TEXT, SINK(rabbitmq.exchange), .max = 255},
     {"routing_key", MEMBER_TEXT, SINK(rabbitmq.routing_key), .max = 255},
     {"timeout", MEMBER_MS, SINK(rabbitmq.timeout_ms), 100, 10 * MINUTE, 10 * SECOND},
+    {NULL},
+};
+
+static const struct member grpc_members[] = {
+    {"endpoints", MEMBER_NESTED},
+    {"tls", MEMBER_LATER},
+    {"token", MEMBER_LATER},
+    {"timeout", MEMBER_MS, SINK(grpc.timeout_ms), 100, 10 * MINUTE, 10 * SECOND},
     {NULL},
 };
 
@@ -166,27 +174,33 @@ int spec_topic(const char *name, const json_t *spec, struct errmsg *e) {
     return r < 0 ? r : read_members(&s, topic_members, spec, &none);
 }
 
-static int read_endpoints(const struct spec *s, const json_t *list, struct check_policy *out) {
-    out->endpoints_n = out->grpc_n = 0;
-    if (!list)
-        return 0;
-    if (!json_is_array(list))
+/* The number of endpoints, or negative. */
+static int read_endpoints(const struct spec *s, const json_t *list, enum kind kind,
+                          const char *out[POLICY_ENDPOINTS_MAX]) {
+    if (list && !json_is_array(list))
         return err_set(s->e, -EINVAL, "%sendpoints must be a list", s->path);
     if (json_array_size(list) > POLICY_ENDPOINTS_MAX)
         return err_set(s->e, -EINVAL, "%sendpoints are %zu, the limit is %d", s->path, json_array_size(list),
                        POLICY_ENDPOINTS_MAX);
     for (size_t i = 0; i < json_array_size(list); i++) {
         char name[32];
-        const struct member m = {name, MEMBER_ENDPOINT};
+        const struct member m = {name, kind};
         snprintf(name, sizeof(name), "endpoints[%zu]", i);
-        int r = read_text(s, &m, json_array_get(list, i), &out->endpoints[i]);
+        int r = read_text(s, &m, json_array_get(list, i), &out[i]);
         if (r < 0)
             return r;
-        if (strncmp(out->endpoints[i], POLICY_GRPC, strlen(POLICY_GRPC)) == 0)
-            out->grpc_n++;
-        out->endpoints_n++;
     }
-    return 0;
+    return (int)json_array_size(list);
+}
+
+static int read_check_endpoints(const struct spec *s, const json_t *list, struct check_policy *out) {
+    int n = read_endpoints(s, list, MEMBER_ENDPOINT, out->endpoints);
+
+    out->endpoints_n = MAX(n, 0);
+    out->grpc_n = 0;
+    for (int i = 0; i < out->endpoints_n; i++)
+        out->grpc_n += strncmp(out->endpoints[i], POLICY_GRPC, strlen(POLICY_GRPC)) == 0;
+    return MIN(n, 0);
 }
 
 int spec_producer(const char *name, const json_t *spec, struct arena *a, struct check_policy *out, struct errmsg *e) {
@@ -200,7 +214,7 @@ int spec_producer(const char *name, const json_t *spec, struct arena *a, struct 
         r = read_members(&s, check_members, check, out);
     out->backoff.list_n = 0;
     if (r == 0)
-        r = read_endpoints(&s, member_of(check, "endpoints"), out);
+        r = read_check_endpoints(&s, member_of(check, "endpoints"), out);
     return r < 0 ? r : check_order(&s, &out->backoff);
 }
 
@@ -279,6 +293,16 @@ static int read_http(const struct spec *s, const json_t *obj, struct sink_conf *
     return out->http.headers ? 0 : err_set(s->e, -ENOMEM, "sink.http.headers: out of memory");
 }
 
+static int read_grpc(const struct spec *s, const json_t *obj, struct sink_conf *out) {
+    int r = read_members(s, grpc_members, obj, out);
+    int n = r < 0 ? r : read_endpoints(s, member_of(obj, "endpoints"), MEMBER_GRPC, out->grpc.endpoints);
+
+    out->grpc.endpoints_n = MAX(n, 0);
+    if (n == 0)
+        return err_set(s->e, -EINVAL, "%sendpoints is required", s->path);
+    return MIN(n, 0);
+}
+
 static int keep_sink_text(const struct spec *s, const json_t *sink, struct sink_conf *out) {
     CLEANUP_BUF struct buf text;
 
@@ -297,6 +321,7 @@ static int read_sink(const struct spec *top, const json_t *sink, struct sink_con
     } kinds[] = {
         {"http", SINK_HTTP, "sink.http.", http_members},
         {"rabbitmq", SINK_RABBITMQ, "sink.rabbitmq.", rabbitmq_members},
+        {"grpc", SINK_GRPC, "sink.grpc.", grpc_members},
         {"log", SINK_LOG, "sink.log.", log_members},
         {"discard", SINK_DISCARD, "sink.discard.", discard_members},
     };
@@ -316,7 +341,7 @@ static int read_sink(const struct spec *top, const json_t *sink, struct sink_con
         }
     }
     if (n != 1)
-        return err_set(top->e, -EINVAL, "sink must hold exactly one of http, rabbitmq, log, discard");
+        return err_set(top->e, -EINVAL, "sink must hold exactly one of http, rabbitmq, grpc, log, discard");
     r = keep_sink_text(top, sink, out);
     if (r < 0)
         return r;
@@ -325,6 +350,8 @@ static int read_sink(const struct spec *top, const json_t *sink, struct sink_con
     out->kind = kinds[found].kind;
     if (out->kind == SINK_HTTP)
         return read_http(&inner, obj, out);
+    if (out->kind == SINK_GRPC)
+        return read_grpc(&inner, obj, out);
     return read_members(&inner, kinds[found].members, obj, out);
 }
 

@@ -85,11 +85,11 @@ const char *url_wrong_http(const char *s) {
 }
 
 /* grpc://host:port and nothing behind it, since core reads what follows in ways of its own. */
-const char *url_wrong_endpoint(const char *s) {
+const char *url_wrong_grpc(const char *s) {
     size_t host;
 
     if (strncmp(s, POLICY_GRPC, 7) != 0)
-        return url_wrong(s, "http", "must begin with http://, https:// or grpc://", false);
+        return "must begin with grpc://";
     if (strlen(s) > POLICY_URL_MAX)
         return "is longer than 2048 bytes";
     host = host_span(s + 7, strlen(s + 7));
@@ -99,6 +99,12 @@ const char *url_wrong_endpoint(const char *s) {
         return "needs a port";
     return is_port(s + 8 + host, strlen(s + 8 + host)) ? NULL
                                                        : "has a port that is not 1..65535, or something behind it";
+}
+
+const char *url_wrong_endpoint(const char *s) {
+    if (strncmp(s, POLICY_GRPC, 7) == 0)
+        return url_wrong_grpc(s);
+    return url_wrong(s, "http", "must begin with http://, https:// or grpc://", false);
 }
 
 const char *url_wrong_amqp(const char *s) {

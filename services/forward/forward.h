@@ -10,6 +10,7 @@
 #include "store/read.h"
 
 struct webclient;
+struct rpc_caller;
 struct forward;
 struct forward_options {
     int64_t tail_bytes;    /* payloads kept for delivery from memory, per worker; default 64 MiB */
@@ -17,6 +18,7 @@ struct forward_options {
     int window;            /* messages in flight of one cursor at most; default 1024, hard limit 4096 */
     int64_t retry_poll_ms; /* how often due retries are looked for; default 200 */
     int spill_limit; /* rows in delivery_due of one subscription by this worker until its cursor parks; default 10000 */
+    struct rpc_caller *caller; /* of gRPC sinks; outlives the forwarder. NULL = such sinks cannot be made */
 };
 int forward_new(struct loop *l, struct store *s, struct reader *r, struct webclient *w, const struct forward_options *o,
                 struct forward **ret) MUSTCHECK;

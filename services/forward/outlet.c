@@ -30,7 +30,8 @@ static void on_ready(void *arg) {
 
 static void make_sink(struct outlet *o, struct topology *t, const struct sub_conf *conf) {
     struct forward_env *env = o->env;
-    struct sink_env se = {.loop = env->loop, .web = env->web, .store = env->store, .sub = conf};
+    struct sink_env se = {
+        .loop = env->loop, .web = env->web, .caller = env->o.caller, .store = env->store, .sub = conf};
     struct sink_owner owner = {.done = on_done, .ready = on_ready, .arg = o};
     struct errmsg e = ERRMSG_NULL;
 
@@ -137,6 +138,7 @@ int64_t outlet_lease_ms(const struct outlet *o) {
     const struct sink_conf *s = &o->conf->sink;
     int64_t timeout_ms = s->kind == SINK_HTTP       ? s->http.timeout_ms
                          : s->kind == SINK_RABBITMQ ? s->rabbitmq.timeout_ms
+                         : s->kind == SINK_GRPC     ? s->grpc.timeout_ms
                                                     : 0;
 
     return 2 * timeout_ms + RETRY_LEASE_EXTRA_MS;
@@ -295,6 +297,7 @@ static void on_done(void *arg, struct delivery *d) {
         if (d->unknown) {
             metric_add(o->env->duplicates, 1);
             d->attempt++;
+            d->again = true;
         }
         queue_add(o, p);
         return;

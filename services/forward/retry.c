@@ -234,6 +234,7 @@ static int keep_claim(struct retry *r, const struct delivery_claim *row) {
     c->parcel.d.n = (uint16_t)row->n;
     c->parcel.d.attempt = row->attempt + 1;
     c->parcel.d.confirmed_us = row->since_us;
+    c->parcel.d.again = true;
     list_add_tail(&r->fetching, &c->link);
     o->claims++;
     return 0;

@@ -31,6 +31,8 @@ int sink_new(const struct sink_env *env, const struct sink_owner *o, struct sink
         return sink_http_new(env, o, ret, e);
     case SINK_RABBITMQ:
         return sink_rabbitmq_new(env, o, ret, e);
+    case SINK_GRPC:
+        return sink_grpc_new(env, o, ret, e);
     }
     return err_set(e, -ENOTSUP, "this build has no sink of kind %d", (int)env->sub->sink.kind);
 }

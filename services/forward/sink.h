@@ -19,6 +19,7 @@
 
 struct store;
 struct webclient;
+struct rpc_caller;
 struct sink;
 
 /* One message on its way. Owned by the dispatcher; the sink may use it until sink_done(). */
@@ -28,6 +29,7 @@ struct delivery {
     uint16_t n;           /* message number within the content */
     int32_t attempt;      /* 1 = first */
     int64_t confirmed_us; /* 0 = unknown */
+    bool again;           /* the other side may have it already */
     void *sink_data;      /* the sink's */
     /* Set by sink_done(): */
     enum sink_verdict { SINK_OK = 1, SINK_RETRY, SINK_REJECT } verdict;
@@ -78,6 +80,7 @@ void delivery_message_id(const struct delivery *d, char sep, char out[MESSAGE_ID
 struct sink_env {
     struct loop *loop;
     struct webclient *web;
+    struct rpc_caller *caller; /* NULL = no gRPC sink */
     const struct store *store; /* its clock stamps signatures; NULL = this machine's */
     const struct sub_conf *sub;
 };
@@ -85,6 +88,8 @@ int sink_discard_new(const struct sink_env *env, const struct sink_owner *o, str
     MUSTCHECK;
 int sink_log_new(const struct sink_env *env, const struct sink_owner *o, struct sink **ret, struct errmsg *e) MUSTCHECK;
 int sink_http_new(const struct sink_env *env, const struct sink_owner *o, struct sink **ret, struct errmsg *e)
+    MUSTCHECK;
+int sink_grpc_new(const struct sink_env *env, const struct sink_owner *o, struct sink **ret, struct errmsg *e)
     MUSTCHECK;
 int sink_rabbitmq_new(const struct sink_env *env, const struct sink_owner *o, struct sink **ret, struct errmsg *e)
     MUSTCHECK;

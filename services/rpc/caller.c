@@ -18,11 +18,16 @@
 #include "rpc/payload.h"
 #include "rpc/wire.h"
 
+#include <grpc/support/alloc.h>
 #include <grpc/support/time.h>
 #include <pthread.h>
 #include <signal.h>
 
-enum { BACKOFF_MIN_MS = 100, BACKOFF_MAX_MS = 5000, CONNECT_MS = 5000 };
+/*
+ * A connection whose other end vanished without a word ends when what was sent is not acknowledged for so long: with these core
+ * sets TCP_USER_TIMEOUT. Its own pings are as rare as servers allow by default, for they end connections of those who ping more.
+ */
+enum { BACKOFF_MIN_MS = 100, BACKOFF_MAX_MS = 5000, CONNECT_MS = 5000, PING_MS = 310000, PING_TIMEOUT_MS = 20000 };
 
 struct channel {
     struct list link; /* of caller->channels, the last used first */
@@ -53,7 +58,9 @@ struct calling {
     const ProtobufCMessageDescriptor *descriptor;
     void (*done)(void *arg, const struct rpc_outcome *o);
     void *arg;
+    const void *group;
     struct exchange exchange;
+    grpc_metadata metadata[RPC_CALL_METADATA];
 };
 
 /* --- channels. @locks lock --- */
@@ -72,6 +79,8 @@ static struct channel *channel_open(struct rpc_caller *c, const char *target) {
         int_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, BACKOFF_MIN_MS),
         int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_MS),
         int_arg(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, BACKOFF_MAX_MS),
+        int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, PING_MS),
+        int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, PING_TIMEOUT_MS),
         int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
     };
     grpc_channel_credentials *creds;
@@ -128,6 +137,10 @@ static int channel_of(struct rpc_caller *c, const char *target, struct channel *
 /* --- calls --- */
 
 static void calling_free(struct calling *x) {
+    for (size_t i = 0; i < x->exchange.metadata_n; i++) {
+        grpc_slice_unref(x->metadata[i].key);
+        grpc_slice_unref(x->metadata[i].value);
+    }
     exchange_deinit(&x->exchange);
     mem_free(x);
 }
@@ -144,6 +157,21 @@ static const ProtobufCMessage *response_of(struct calling *x, struct arena *a) {
     return protobuf_c_message_unpack(x->descriptor, &allocator, in.n, in.p);
 }
 
+/*
+ * Core tells it by its words only. They are its own if it does not know the peer, which it does as soon as a server has answered
+ * anything; other words of other versions read as "perhaps sent".
+ */
+static bool unsent(const struct calling *x, const char *message) {
+    static const char *const words[] = {"failed to connect to all addresses", "DNS resolution failed"};
+    char *peer = grpc_call_get_peer(x->exchange.call);
+    bool answered = strcmp(peer, x->channel->target) != 0, found = false;
+
+    gpr_free(peer);
+    for (size_t i = 0; i < ARRAY_LEN(words); i++)
+        found |= strncmp(message, words[i], strlen(words[i])) == 0;
+    return found && !answered && x->exchange.code == GRPC_STATUS_UNAVAILABLE;
+}
+
 static void tell(struct calling *x) {
     struct rpc_outcome o = {.code = (int)x->exchange.code, .message = ""};
     struct arena a;
@@ -158,6 +186,7 @@ static void tell(struct calling *x) {
     } else {
         o.message = payload_text(&a, x->exchange.details);
         o.message = o.message ? o.message : "";
+        o.unsent = unsent(x, o.message);
     }
     x->done(x->arg, &o);
     arena_deinit(&a);
@@ -176,7 +205,7 @@ static bool wait_for_calls(struct rpc_caller *c) {
 static void *caller_main(void *arg) {
     struct rpc_caller *c = arg;
 
-    pthread_setname_np(pthread_self(), "rpc-caller");
+    pthread_setname_np(pthread_self(), c->o.thread);
     while (wait_for_calls(c)) {
         grpc_event ev = grpc_completion_queue_next(c->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
         struct calling *x = ev.tag;
@@ -219,6 +248,24 @@ static int enter(struct rpc_caller *c, const struct rpc_call_request *r, struct 
     return 0;
 }
 
+static void take_metadata(struct calling *x, const struct rpc_call_request *r) {
+    size_t n = 0;
+
+    for (size_t i = 0; i < RPC_CALL_METADATA && r->metadata[i].name; i++) {
+        struct bytes v = r->metadata[i].value;
+        grpc_metadata m = {.key = grpc_slice_from_copied_string(r->metadata[i].name),
+                           .value = grpc_slice_from_copied_buffer((const char *)v.p, v.n)};
+        if (grpc_header_key_is_legal(m.key) && grpc_header_nonbin_value_is_legal(m.value)) {
+            x->metadata[n++] = m;
+            continue;
+        }
+        grpc_slice_unref(m.key);
+        grpc_slice_unref(m.value);
+    }
+    x->exchange.metadata = x->metadata;
+    x->exchange.metadata_n = n;
+}
+
 int rpc_caller_call(struct rpc_caller *c, const struct rpc_call_request *r) {
     struct calling *x = r->target[0] ? mem_zalloc(sizeof(*x)) : NULL;
     int e;
@@ -229,7 +276,9 @@ int rpc_caller_call(struct rpc_caller *c, const struct rpc_call_request *r) {
     x->descriptor = r->response;
     x->done = r->done;
     x->arg = r->arg;
+    x->group = r->group;
     exchange_init(&x->exchange);
+    take_metadata(x, r);
     x->exchange.request = payload_pack(r->request);
     pthread_mutex_lock(&c->lock);
     e = enter(c, r, x);
@@ -243,6 +292,16 @@ int rpc_caller_call(struct rpc_caller *c, const struct rpc_call_request *r) {
     return e;
 }
 
+void rpc_caller_cancel(struct rpc_caller *c, const void *group) {
+    pthread_mutex_lock(&c->lock);
+    LIST_FOR (e, &c->calls) {
+        struct calling *x = LIST_ENTRY(e, struct calling, link);
+        if (x->group == group)
+            grpc_call_cancel(x->exchange.call, NULL);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
 /* --- life --- */
 
 int rpc_caller_new(const struct rpc_caller_options *o, struct rpc_caller **ret, struct errmsg *e) {
@@ -254,6 +313,7 @@ int rpc_caller_new(const struct rpc_caller_options *o, struct rpc_caller **ret, 
         return err_set(e, -ENOMEM, "out of memory");
     library_init();
     c->o = *o;
+    c->o.thread = o->thread ? o->thread : "rpc-caller";
     c->o.in_flight = o->in_flight > 0 ? o->in_flight : 1024;
     c->o.targets = o->targets > 0 ? o->targets : 256;
     c->o.receive_bytes = o->receive_bytes > 0 ? o->receive_bytes : 1 << 20;

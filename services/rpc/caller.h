@@ -8,6 +8,7 @@
 
 struct rpc_caller;
 struct rpc_caller_options {
+    const char *thread;    /* its name, at most 15 characters; default "rpc-caller" */
     int in_flight;         /* calls under way; default 1024 */
     int targets;           /* channels kept; default 256 */
     int64_t receive_bytes; /* largest response; default 1 MiB */
@@ -19,17 +20,26 @@ void rpc_caller_free(struct rpc_caller *c); /* NULL allowed; stops if that was n
 
 struct rpc_outcome {
     int code;                         /* RPC_OK: there is a response */
+    bool unsent;                      /* no connection could be made: surely nobody has it */
     const char *message;              /* for people */
     const ProtobufCMessage *response; /* checked like a request; valid during `done` */
 };
+enum { RPC_CALL_METADATA = 4 };
 struct rpc_call_request {
     const char *target;              /* "host:port" */
     const char *path;                /* "/txmsg.v1.CheckService/Check" */
     const ProtobufCMessage *request; /* packed at once */
     const ProtobufCMessageDescriptor *response;
+    struct rpc_pair {
+        const char *name;
+        struct bytes value;
+    } metadata[RPC_CALL_METADATA]; /* ASCII, name NULL = none; copied. What gRPC does not allow is left out */
+    const void *group;             /* for rpc_caller_cancel(); NULL = none */
     int64_t timeout_ms;
     void (*done)(void *arg, const struct rpc_outcome *o); /* once, on the caller's thread: it must not block */
     void *arg;
 };
 /* 0 = under way; 1 = as many as may be, or stopped; -ENOMEM, -EINVAL (no target). `done` comes only after 0. @thread any */
 int rpc_caller_call(struct rpc_caller *c, const struct rpc_call_request *r) MUSTCHECK;
+/* Calls of this group that are still under way end soon, most as CANCELLED; `done` comes as always. @thread any */
+void rpc_caller_cancel(struct rpc_caller *c, const void *group);

@@ -11,7 +11,8 @@ void exchange_init(struct exchange *x) {
 
 void exchange_start(struct exchange *x, void *tag) {
     const grpc_op ops[] = {
-        {.op = GRPC_OP_SEND_INITIAL_METADATA},
+        {.op = GRPC_OP_SEND_INITIAL_METADATA,
+         .data.send_initial_metadata = {.count = x->metadata_n, .metadata = (grpc_metadata *)(uintptr_t)x->metadata}},
         {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = x->request},
         {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
         {.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &x->headers},
@@ -35,6 +36,8 @@ void exchange_reset(struct exchange *x) {
         grpc_byte_buffer_destroy(x->response);
     grpc_slice_unref(x->details);
     x->call = NULL;
+    x->metadata = NULL;
+    x->metadata_n = 0;
     x->request = x->response = NULL;
     x->headers.count = x->trailers.count = 0;
     x->details = grpc_empty_slice();

@@ -9,7 +9,9 @@
 #include <grpc/grpc.h>
 
 struct exchange {
-    grpc_call *call;                      /* the caller's to make; NULL = none */
+    grpc_call *call;               /* the caller's to make; NULL = none */
+    const grpc_metadata *metadata; /* sent with it; the caller's until the tag is back */
+    size_t metadata_n;
     grpc_byte_buffer *request, *response; /* request: the caller's to fill. response: NULL = none came */
     grpc_metadata_array headers, trailers;
     grpc_status_code code;

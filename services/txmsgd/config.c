@@ -106,6 +106,7 @@ const struct conf_option config_options[] = {
       "How often due retries are looked for."),
     O("forward.spill_limit", CONF_INT, "10000", 1, 1000000, forward_spill_limit,
       "Failed deliveries of one subscription and worker until its cursor parks."),
+    O("forward.grpc_in_flight", CONF_INT, "4096", 1, 65536, forward_grpc, "gRPC deliveries under way, of all workers."),
     O("web.in_flight", CONF_INT, "1024", 1, 16384, web_in_flight, "HTTP requests under way, per worker."),
     O("web.idle", CONF_INT, "256", 1, 16384, web_idle, "HTTP connections kept alive, per worker."),
     O("web.response_size", CONF_SIZE, "64KiB", 256, 16777216, web_response,

@@ -16,7 +16,7 @@ struct config {
     int64_t lane_batch, lane_batch_bytes, lane_queue, lane_queue_bytes, lane_gather, lane_cache, lane_progress_ms;
     int64_t partitions_ahead, dead_after_ms, adopted_max, statement_timeout_ms, retention_ms, audit_ms;
     int64_t check_poll_ms, check_find_poll_ms, check_in_flight, check_streams;
-    int64_t forward_tail, forward_read, forward_window, forward_retry_poll_ms, forward_spill_limit;
+    int64_t forward_tail, forward_read, forward_window, forward_retry_poll_ms, forward_spill_limit, forward_grpc;
     int64_t web_in_flight, web_idle, web_response, http_connections;
     int64_t drain_ms;
 };

@@ -47,7 +47,7 @@ struct daemon {
     struct message_service *messages;
     struct admin_service *admin;
     struct desk *desk;
-    struct rpc_caller *caller;
+    struct rpc_caller *caller, *deliverer; /* of checks, of gRPC sinks: a slow consumer delays no check */
     struct rpc_server *rpc;
     struct rpc_probe *probe;
     struct http_server *http;
@@ -223,6 +223,8 @@ static int start_services(struct daemon *d, struct errmsg *e) {
                                 .pipeline_operations_all = d->c.pipeline_in_flight,
                                 .pipeline_bytes_all = d->c.pipeline_bytes,
                                 .watches = d->c.watch_streams};
+    const struct rpc_caller_options deliverer = {
+        .thread = "rpc-deliverer", .in_flight = (int)d->c.forward_grpc, .receive_bytes = d->c.web_response};
     struct worker_peers peers;
     config_limits(&d->c, &o.limits);
     int r = message_service_new(&d->store, &o, (int)d->c.workers, &d->messages);
@@ -232,7 +234,9 @@ static int start_services(struct daemon *d, struct errmsg *e) {
         r = desk_new((int)d->c.check_streams, &d->desk);
     if (r == 0)
         r = rpc_caller_new(&(struct rpc_caller_options){0}, &d->caller, e);
-    peers = (struct worker_peers){.desk = d->desk, .caller = d->caller};
+    if (r == 0)
+        r = rpc_caller_new(&deliverer, &d->deliverer, e);
+    peers = (struct worker_peers){.desk = d->desk, .caller = d->caller, .deliverer = d->deliverer};
     for (int i = 0; r == 0 && i < (int)d->c.workers; i++, d->workers_n = i)
         r = worker_new(&d->c, &d->store, d->messages, i == 0 ? d->admin : NULL, &peers, i, &d->workers[i]);
     return r < 0 ? err_set(e, r, "cannot make the workers: %s", err_text(r)) : 0;
@@ -355,6 +359,7 @@ static void stop(struct daemon *d) {
     admin_service_free(d->admin);
     desk_free(d->desk);
     rpc_caller_free(d->caller);
+    rpc_caller_free(d->deliverer); /* the workers gave up what was under way there */
     loop_free(d->loop);
 }
 

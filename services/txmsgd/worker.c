@@ -297,7 +297,8 @@ int worker_new(const struct config *c, struct store *s, struct message_service *
                                         .read_bytes = c->forward_read,
                                         .window = (int)c->forward_window,
                                         .retry_poll_ms = c->forward_retry_poll_ms,
-                                        .spill_limit = (int)c->forward_spill_limit};
+                                        .spill_limit = (int)c->forward_spill_limit,
+                                        .caller = peers->deliverer};
     const struct run_owner owner = {.registered = on_registered, .alive = on_alive, .adopted = on_adopted, .arg = w};
     int r = loop_new(name, &w->loop);
     if (r == 0)

@@ -11,10 +11,10 @@
 
 struct rpc_caller;
 struct worker;
-/* Of the process: how its checks reach producers. */
+/* Of the process: how its checks reach producers, and its deliveries gRPC consumers. */
 struct worker_peers {
     struct desk *desk;
-    struct rpc_caller *caller;
+    struct rpc_caller *caller, *deliverer;
 };
 /* Before its thread runs. `admin` may be NULL: then this worker serves no admin calls. */
 int worker_new(const struct config *c, struct store *s, struct message_service *messages, struct admin_service *admin,

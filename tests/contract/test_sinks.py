@@ -4,9 +4,11 @@ that knows how to look into its other side."""
 
 import contextlib
 
+import grpc
 import pika
 import pytest
 from harness.client import DELIVERY, message, publish_request
+from harness.consumers import ACK, ConsumerServer
 from harness.ids import uuid7
 from harness.peers import HttpSink, Reply
 from harness.world import subscription
@@ -85,7 +87,36 @@ class RabbitmqReceiver:
             self.connection.close()
 
 
-@pytest.fixture(params=[HttpReceiver, RabbitmqReceiver], ids=["http", "rabbitmq"])
+class GrpcReceiver:
+    def __init__(self, site, name):
+        self.consumer = ConsumerServer(options=[("grpc.max_receive_message_length", 8 << 20)])
+
+    def sink(self):
+        return {"grpc": {"endpoints": [self.consumer.url], "timeout": "2s"}}
+
+    def received(self):
+        if not self.open:
+            return []
+        return [(r.message_id, r.message.body, {**r.message.headers, "content-type": r.message.content_type})
+                for r, _ in self.consumer.got()]
+
+    open = True
+
+    def refuse(self):
+        self.consumer.reply = grpc.StatusCode.UNAVAILABLE
+        self.open = False
+
+    def accept(self):
+        with self.consumer.lock:
+            self.consumer.requests.clear()
+        self.consumer.reply = ACK
+        self.open = True
+
+    def close(self):
+        self.consumer.close()
+
+
+@pytest.fixture(params=[HttpReceiver, RabbitmqReceiver, GrpcReceiver], ids=["http", "rabbitmq", "grpc"])
 def receiver(site, world, request):
     made = request.param(site, world.unique("receiver"))
     yield made

@@ -22,9 +22,9 @@ THIRD_PARTY = { # header: rooms
     r"uv\.h": {"loop"}, # others through loop/loop.h
     r"rabbitmq-c/|amqp\.h|amqp_\w+\.h": {"forward"},
     r"microhttpd\.h": {"http"},
-    r"protobuf-c/": {"rpc", "message", "admin", "checkback", "client"},
+    r"protobuf-c/": {"rpc", "message", "admin", "checkback", "forward", "client"},
 }
-GENERATED = {"rpc", "message", "admin", "checkback", "client"} # may include *.pb-c.h and the descriptor set
+GENERATED = {"rpc", "message", "admin", "checkback", "forward", "client"} # may include *.pb-c.h and the descriptor set
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]', re.M)
 
 

@@ -329,6 +329,15 @@ static void test_sub_defaults(void **state) {
     assert_string_equal(s->sink.rabbitmq.routing_key, "");
     assert_int_equal(s->sink.rabbitmq.timeout_ms, 10000);
 
+    added(t, SUB, 8, "grpc",
+          "{\"topic\": \"orders\", \"sink\": {\"grpc\": {\"endpoints\": [\"grpc://a:1\", \"grpc://[::1]:2\"], \"tls\": "
+          "false}}}");
+    s = topology_sub(t, 8);
+    assert_int_equal(s->sink.kind, SINK_GRPC);
+    assert_int_equal(s->sink.grpc.endpoints_n, 2);
+    assert_string_equal(s->sink.grpc.endpoints[1], "grpc://[::1]:2");
+    assert_int_equal(s->sink.grpc.timeout_ms, 10000);
+
     added(t, SUB, 6, "log", "{\"topic\": \"orders\", \"sink\": {\"log\": {\"include_body\": false}}}");
     assert_int_equal(topology_sub(t, 6)->sink.kind, SINK_LOG);
     assert_null(topology_sub(t, 7));
@@ -452,15 +461,25 @@ static void test_sub_refusals(void **state) {
         {"{\"topic\": \"A\"}", "topic may hold a-z, 0-9, '.', '_' and '-' only and begins with a letter or digit"},
         {"{\"topic\": \"t\"}", "sink is required"},
         {"{\"topic\": \"t\", \"sink\": []}", "sink must be an object"},
-        {"{\"topic\": \"t\", \"sink\": {}}", "sink must hold exactly one of http, rabbitmq, log, discard"},
+        {"{\"topic\": \"t\", \"sink\": {}}", "sink must hold exactly one of http, rabbitmq, grpc, log, discard"},
         {"{\"topic\": \"t\", \"sink\": {\"log\": {}, \"discard\": {}}}",
-         "sink must hold exactly one of http, rabbitmq, log, discard"},
+         "sink must hold exactly one of http, rabbitmq, grpc, log, discard"},
         {"{\"topic\": \"t\", \"sink\": {\"kafka\": {}}}", "sink.kafka is not supported by this version"},
         {"{\"topic\": \"t\", \"sink\": {\"smtp\": {}}}", "sink.smtp is not a known member"},
         {"{\"topic\": \"t\", \"sink\": {\"log\": true}}", "sink.log must be an object"},
         {"{\"topic\": \"t\", \"sink\": {\"log\": {\"include_body\": true}}}",
          "sink.log.include_body is not supported by this version"},
         {"{\"topic\": \"t\", \"sink\": {\"discard\": {\"x\": 1}}}", "sink.discard.x is not a known member"},
+        {"{\"topic\": \"t\", \"sink\": {\"grpc\": {}}}", "sink.grpc.endpoints is required"},
+        {"{\"topic\": \"t\", \"sink\": {\"grpc\": {\"endpoints\": []}}}", "sink.grpc.endpoints is required"},
+        {"{\"topic\": \"t\", \"sink\": {\"grpc\": {\"endpoints\": \"grpc://a:1\"}}}",
+         "sink.grpc.endpoints must be a list"},
+        {"{\"topic\": \"t\", \"sink\": {\"grpc\": {\"endpoints\": [\"grpc://a:1\", \"\"]}}}",
+         "sink.grpc.endpoints[1] is required"},
+        {"{\"topic\": \"t\", \"sink\": {\"grpc\": {\"endpoints\": [\"http://a:1\"]}}}",
+         "sink.grpc.endpoints[0] must begin with grpc://"},
+        {"{\"topic\": \"t\", \"sink\": {\"grpc\": {\"endpoints\": [\"grpc://a:1\"], \"token\": \"x\"}}}",
+         "sink.grpc.token is not supported by this version"},
         {"{\"topic\": \"t\", \"sink\": {\"http\": {}}}", "sink.http.url is required"},
         {"{\"topic\": \"t\", \"sink\": {\"http\": {\"url\": \"http://a\", \"ack_mode\": \"ANY\"}}}",
          "sink.http.ack_mode must be HTTP_ACK_MODE_STATUS_2XX or HTTP_ACK_MODE_BODY_SUCCESS or "

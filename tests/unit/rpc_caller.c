@@ -25,6 +25,8 @@ static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static struct rpc_call *kept[CALLS];
 static int kept_n, done_n, codes[CALLS];
 static char ids[CALLS][64];
+static bool unsent[CALLS];
+static char seen[CALLS][64]; /* metadata that came with kept[i] */
 
 static void reply(struct rpc_call *c, void *arg) {
     const Txmsg__V1__ConfirmRequest *q = (const Txmsg__V1__ConfirmRequest *)rpc_call_request(c);
@@ -45,7 +47,10 @@ static void handle_fail(struct rpc_call *c, void *user) {
 }
 
 static void handle_keep(struct rpc_call *c, void *user) {
+    const char *value = rpc_call_metadata(c, "traceparent");
+
     pthread_mutex_lock(&lock);
+    snprintf(seen[kept_n], sizeof(seen[0]), "%s", value ? value : "");
     kept[kept_n++] = c;
     pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&lock);
@@ -56,6 +61,7 @@ static void on_done(void *arg, const struct rpc_outcome *o) {
 
     pthread_mutex_lock(&lock);
     codes[i] = o->code;
+    unsent[i] = o->unsent;
     assert_non_null(o->message);
     assert_true((o->code == RPC_OK) == (o->response != NULL));
     if (o->response && o->response->descriptor == &txmsg__v1__confirm_response__descriptor)
@@ -106,6 +112,8 @@ static int teardown(void **state) {
     return 0;
 }
 
+static int group;
+
 static int call_to(const char *to, const char *method, int i, int64_t timeout_ms,
                    const ProtobufCMessageDescriptor *response) {
     Txmsg__V1__ConfirmRequest request = TXMSG__V1__CONFIRM_REQUEST__INIT;
@@ -118,6 +126,10 @@ static int call_to(const char *to, const char *method, int i, int64_t timeout_ms
                                                               .path = path,
                                                               .request = &request.base,
                                                               .response = response,
+                                                              .metadata = {{"traceparent", BYTES_LIT("00-aa-bb-01")},
+                                                                           {"Not legal", BYTES_LIT("x")},
+                                                                           {"not-legal", BYTES_LIT("\n")}},
+                                                              .group = i % 2 ? &group : NULL,
                                                               .timeout_ms = timeout_ms,
                                                               .done = on_done,
                                                               .arg = (void *)(intptr_t)i});
@@ -159,6 +171,13 @@ static void test_errors(void **state) {
     assert_int_equal(codes[1], RPC_UNIMPLEMENTED);
     assert_int_equal(codes[2], RPC_DEADLINE_EXCEEDED);
     assert_int_equal(codes[3], RPC_UNAVAILABLE);
+    assert_true(unsent[3]); /* nobody listens there; the others were with a server */
+    assert_false(unsent[0] || unsent[1] || unsent[2]);
+    assert_string_equal(seen[0], "00-aa-bb-01");
+    while (call_to("dns:///no.such.host.invalid:1", "Confirm", 5, 30000, &txmsg__v1__confirm_response__descriptor) != 0)
+        ; /* the calls before are being put away */
+    wait_for(&done_n, 5);
+    assert_true(codes[5] == RPC_UNAVAILABLE && unsent[5]);
     wait_for(&kept_n, 1);
     rpc_call_finish(kept[0], reply, NULL);
     rpc_wake(server);
@@ -200,6 +219,23 @@ static void test_targets(void **state) {
     wait_for(&done_n, 21 - 1);
 }
 
+/* Half of the calls are of the group, and only those end. */
+static void test_cancel(void **state) {
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(call("Publish", i, 30000), 0);
+    wait_for(&kept_n, 8);
+    rpc_caller_cancel(caller, &group);
+    wait_for(&done_n, 4);
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(codes[i], i % 2 ? RPC_CANCELLED : -1);
+    for (int i = 0; i < 8; i++)
+        rpc_call_finish(kept[i], reply, NULL);
+    rpc_wake(server);
+    wait_for(&done_n, 8);
+    for (int i = 0; i < 8; i += 2)
+        assert_int_equal(codes[i], RPC_OK);
+}
+
 /* Stopping ends what is under way, and each is told. */
 static void test_stop(void **state) {
     for (int i = 0; i < 8; i++)
@@ -218,7 +254,7 @@ static void test_stop(void **state) {
 
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-    const struct CMUnitTest tests[] = {T(test_many), T(test_errors), T(test_other_message), T(test_targets),
-                                       T(test_stop)};
+    const struct CMUnitTest tests[] = {T(test_many),    T(test_errors), T(test_other_message),
+                                       T(test_targets), T(test_cancel), T(test_stop)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
