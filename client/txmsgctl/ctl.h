@@ -116,5 +116,5 @@ struct ctl_command {
     const struct ctl_option *options;
     int (*run)(struct ctl *c);
 };
-extern const struct ctl_command message_commands[], admin_commands[], object_commands[], watch_commands[],
+extern const struct ctl_command message_commands[], admin_commands[], dead_commands[], object_commands[], watch_commands[],
     topology_commands[], migrate_commands[];

@@ -1,6 +1,8 @@
 /* ListDeadLetters, GetDeadLetter, RedriveDeadLetters. A dead letter is named "<subscription>/<transaction_id>.<n>". */
 #include "admin/admin_private.h"
 
+#include "core/attempt.h"
+
 enum { NAMES_MAX = 1000, REDRIVE_MAX = 10000, SAMPLE = 10 };
 
 struct dead {
@@ -63,6 +65,29 @@ static Txmsg__V1__Message *message_of(struct arena *a, const struct msg *m, bool
     return o;
 }
 
+/* The story of its attempts, oldest first. False = out of memory. */
+static bool put_history(struct arena *a, const struct view_dead *d, Txmsg__V1__DeadLetter *o) {
+    o->history = d->history_n ? arena_alloc(a, d->history_n * sizeof(*o->history)) : NULL;
+    for (size_t i = 0; i < d->history_n; i++) {
+        const struct view_attempt *v = &d->history[i];
+        Txmsg__V1__DeliveryAttempt *t = o->history ? arena_alloc(a, sizeof(*t)) : NULL;
+        if (!t)
+            return false;
+        txmsg__v1__delivery_attempt__init(t);
+        t->attempt = v->attempt;
+        t->status = v->status;
+        t->latency_ms = v->latency_ms;
+        t->error_class = copy(a, bytes_str(v->class));
+        t->error = copy(a, bytes_str(v->error));
+        t->response = copy(a, bytes_str(v->response));
+        t->worker = copy(a, bytes_str(v->worker));
+        if (!t->error_class || !t->error || !t->response || !t->worker || !admin_time(a, v->at_us, &t->end_time))
+            return false;
+        o->history[o->n_history++] = t;
+    }
+    return true;
+}
+
 static Txmsg__V1__DeadLetter *letter_of(struct arena *a, const struct view_dead *d, bool body) {
     Txmsg__V1__DeadLetter *o = arena_alloc(a, sizeof(*o));
     char id[UUID_TEXT];
@@ -78,9 +103,10 @@ static Txmsg__V1__DeadLetter *letter_of(struct arena *a, const struct view_dead 
     o->message = message_of(a, &d->msg, body);
     o->body_size = d->body_size;
     o->last_error = copy(a, bytes_str(d->error));
+    o->error_class = copy(a, bytes_str(d->class));
     o->attempts = d->attempts;
     bool ok = o->name && o->subscription && o->transaction_id && o->producer && o->message && o->last_error &&
-              admin_time(a, d->at_us, &o->dead_time);
+              o->error_class && put_history(a, d, o) && admin_time(a, d->at_us, &o->dead_time);
     return ok ? o : NULL;
 }
 
@@ -112,8 +138,13 @@ static bool set_filter(struct rpc_call *call, const Txmsg__V1__DeadLetterFilter 
     f->producer = *in->producer ? in->producer : NULL;
     f->subscription = *in->subscription ? in->subscription : NULL;
     f->topic = *in->topic ? in->topic : NULL;
+    f->class = *in->error_class ? in->error_class : NULL;
     f->start_us = admin_time_us(in->start_time);
     f->end_us = admin_time_us(in->end_time);
+    if (f->class && attempt_class_of(f->class) == ATTEMPT_UNSAID) {
+        call_refuse(call, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "filter.error_class", "is no class of errors");
+        return false;
+    }
     return true;
 }
 

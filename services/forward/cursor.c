@@ -255,6 +255,7 @@ static int add_spill(struct sub_cursor *c, struct lane_batch *b, const struct wi
         .seq = s->pos.seq,
         .attempt = p->d.attempt,
         .error = p->d.error,
+        .how = p->d.end,
         .dead = p->dead,
         .expired = p->expired,
     };

@@ -171,6 +171,8 @@ bool outlet_parked(const struct outlet *o) {
 }
 
 int outlet_send(struct outlet *o, struct parcel *p) {
+    attempt_end_reset(&p->d.end);
+    p->d.started_ns = forward_now_ns(o->env);
     int r = sink_deliver(o->sink, &p->d);
 
     if (r != SINK_TAKEN) {
@@ -290,6 +292,7 @@ static void on_done(void *arg, struct delivery *d) {
     struct parcel *p = CONTAINER_OF(d, struct parcel, d);
 
     ASSERT(o->in_flight > 0 && o->env->in_flight > 0);
+    d->end.latency_ms = (int32_t)MIN((forward_now_ns(o->env) - d->started_ns) / NS_PER_MS, (uint64_t)INT32_MAX);
     o->in_flight--;
     o->env->in_flight--;
     o->env->wake(o->env->wake_arg, o);

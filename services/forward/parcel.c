@@ -44,5 +44,6 @@ struct parcel *parcel_get(struct parcel_pool *pool) {
 
 void parcel_put(struct parcel_pool *pool, struct parcel *p) {
     tx_content_unref(TAKE(p->d.content));
+    attempt_end_reset(&p->d.end);
     list_add_head(&pool->free, &p->d.link);
 }

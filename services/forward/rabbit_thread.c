@@ -97,6 +97,8 @@ static uint64_t now_ms(void) {
 static void give_back(struct rabbit_work *w, struct delivery *d, enum sink_verdict v, bool unknown, const char *error) {
     d->verdict = v;
     d->unknown = unknown;
+    if (d->end.class == ATTEMPT_UNSAID && v == SINK_RETRY)
+        d->end.class = unknown ? ATTEMPT_BROKEN : ATTEMPT_UNREACHABLE;
     if (error)
         snprintf(d->error, sizeof(d->error), "%s", error);
     int r = mailbox_send(w->s->back, &d->link);
@@ -113,12 +115,14 @@ static void settle(struct rabbit_work *w, uint64_t tag, bool ack) {
 
     if (!d)
         return;
-    if (slot->returned)
+    if (slot->returned) {
         give_back(w, d, SINK_REJECT, false, NULL);
-    else if (ack)
+    } else if (ack) {
         give_back(w, d, SINK_OK, false, "");
-    else
+    } else {
+        sink_says(d, ATTEMPT_NACKED, 0);
         give_back(w, d, SINK_RETRY, false, "the broker refused it (basic.nack)");
+    }
 }
 
 static void on_confirmed(void *arg, uint64_t tag, bool multiple, bool ack) {
@@ -147,6 +151,7 @@ static void on_returned(void *arg, struct bytes message_id, const char *why) {
         delivery_message_id(slot->d, '.', id);
         if (bytes_eq_str(message_id, id)) {
             slot->returned = true;
+            sink_says(slot->d, ATTEMPT_UNROUTABLE, 0);
             snprintf(slot->d->error, sizeof(slot->d->error), "%s", why);
             return;
         }
@@ -238,6 +243,7 @@ static int end_overdue(struct rabbit_work *w) {
             return 0;
         if (!rabbit_conn_blocked(w->conn) && now >= slot->sent_ms + silent_ms)
             return -ETIMEDOUT;
+        sink_says(slot->d, ATTEMPT_TIMEOUT, 0);
         give_back(w, TAKE(slot->d), SINK_RETRY, true, RABBIT_LATE);
     }
     return 0;

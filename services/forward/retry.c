@@ -61,6 +61,7 @@ static void next_poll(struct retry *r, bool soon) {
 
 static void claim_free(struct claim *c) {
     tx_content_unref(c->parcel.d.content);
+    attempt_end_reset(&c->parcel.d.end);
     list_del(&c->link);
     mem_free(c);
 }
@@ -337,6 +338,7 @@ void retry_collect(struct retry *r, struct lane_batch *b) {
             .due_in_ms = c->due_in_ms,
             .attempt = c->attempt,
             .error = c->parcel.d.error,
+            .how = c->parcel.d.end,
         };
         if (lane_add_delivery_finish(b, &f) != 0)
             return;

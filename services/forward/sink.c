@@ -6,6 +6,10 @@ void sink_done(struct sink *s, struct delivery *d, enum sink_verdict v, bool unk
     d->verdict = v;
     d->unknown = v == SINK_RETRY && unknown;
     d->retry_after_ms = v == SINK_RETRY ? retry_after_ms : -1;
+    if (v == SINK_OK)
+        d->end.class = ATTEMPT_OK;
+    else if (d->end.class == ATTEMPT_UNSAID)
+        d->end.class = v == SINK_REJECT ? ATTEMPT_PERMANENT : ATTEMPT_OTHER;
     if (v == SINK_OK || !error)
         error = "";
     if (error != d->error)

@@ -13,6 +13,7 @@
  */
 #pragma once
 
+#include "core/attempt.h"
 #include "core/policy.h"
 #include "core/tx.h"
 #include "loop/loop.h"
@@ -35,6 +36,8 @@ struct delivery {
     enum sink_verdict { SINK_OK = 1, SINK_RETRY, SINK_REJECT } verdict;
     bool unknown;           /* RETRY: the other side may have it (counted as a possible duplicate) */
     int64_t retry_after_ms; /* RETRY: the other side's wish, -1 = none */
+    uint64_t started_ns;    /* the outlet's: when the sink got it */
+    struct attempt_end end; /* what else is known; whoever frees the delivery resets it */
     char error[200];        /* RETRY, REJECT: for people */
 };
 
@@ -71,6 +74,14 @@ static inline void sink_close(struct sink *s) {
 /* For implementations: fills the verdict and tells the owner. */
 void sink_done(struct sink *s, struct delivery *d, enum sink_verdict v, bool unknown, int64_t retry_after_ms,
                const char *error);
+/*
+ * Before sink_done(): what else is to be recorded; attempt_keep_response(&d->end, ..) for the answer's beginning. Of a sink that says
+ * nothing the verdict alone is recorded. status: 0 = none.
+ */
+static inline void sink_says(struct delivery *d, enum attempt_class class, int status) {
+    d->end.class = class;
+    d->end.status = status;
+}
 
 /* What every protocol says about a message. "<transaction_id>.<n>" */
 enum { MESSAGE_ID_TEXT = UUID_TEXT + 4 };

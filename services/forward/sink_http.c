@@ -192,7 +192,14 @@ static void judge_answer(struct http_sink *s, struct delivery *d, const struct w
     char why[HTTP_ANSWER_TEXT];
     enum sink_verdict v = http_answer_judge(s->conf, resp->status, resp->body, why);
 
+    sink_says(d, v == SINK_REJECT ? ATTEMPT_PERMANENT : attempt_class_of_status(resp->status), resp->status);
+    if (v != SINK_OK || d->attempt > 1) /* nobody reads it of a delivery that succeeded at once */
+        attempt_keep_response(&d->end, resp->body);
     sink_done(&s->sink, d, v, false, v == SINK_RETRY ? resp->retry_after_ms : -1, v == SINK_OK ? NULL : why);
+}
+
+static enum attempt_class class_of(enum web_result r) {
+    return r == WEB_TIMEOUT ? ATTEMPT_TIMEOUT : r == WEB_CANCELLED ? ATTEMPT_OTHER : ATTEMPT_BROKEN;
 }
 
 /* Before the request was sent, nobody can have it; in all other cases somebody may. */
@@ -202,12 +209,14 @@ static void judge(struct http_sink *s, struct delivery *d, const struct web_resp
         judge_answer(s, d, resp);
         return;
     case WEB_UNREACHABLE:
+        sink_says(d, ATTEMPT_UNREACHABLE, 0);
         sink_done(&s->sink, d, SINK_RETRY, false, -1, resp->error);
         return;
     case WEB_TIMEOUT:
     case WEB_BROKEN:
     case WEB_TOO_LARGE:
     case WEB_CANCELLED:
+        sink_says(d, class_of(resp->result), 0);
         sink_done(&s->sink, d, SINK_RETRY, true, -1, resp->error);
         return;
     }

@@ -83,6 +83,7 @@ static void fail_here(struct rabbit_sink *s, struct list *l, const char *error) 
 
     while ((e = list_pop(l))) {
         struct delivery *d = LIST_ENTRY(e, struct delivery, link);
+        sink_says(d, ATTEMPT_UNREACHABLE, 0);
         d->verdict = SINK_RETRY;
         d->unknown = false;
         snprintf(d->error, sizeof(d->error), "%s", error);

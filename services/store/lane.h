@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include "core/attempt.h"
 #include "core/tx.h"
 #include "loop/loop.h"
 #include "store/store.h"
@@ -101,6 +102,7 @@ struct spill {
     int32_t lane, seq;
     int32_t attempt;   /* made so far; 0: none, and `error` means nothing */
     const char *error; /* copied */
+    struct attempt_end how; /* response: copied */
     bool dead;         /* refused for good at once: a dead letter instead of a row to retry */
     bool expired;      /* discarded instead */
 };
@@ -113,9 +115,10 @@ struct delivery_finish {
     int16_t n;
     int32_t token;
     enum delivery_end end;
-    int64_t due_in_ms; /* RETRY */
-    int32_t attempt;   /* made so far */
-    const char *error; /* RETRY, DEAD; copied */
+    int64_t due_in_ms;      /* RETRY */
+    int32_t attempt;        /* made so far */
+    const char *error;      /* RETRY, DEAD; copied. NULL or "": it was not tried */
+    struct attempt_end how; /* response: copied */
 };
 int lane_add_delivery_finish(struct lane_batch *b, const struct delivery_finish *f) MUSTCHECK;
 

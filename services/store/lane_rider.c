@@ -5,33 +5,49 @@
  */
 #include "store/lane_private.h"
 
+/* clang-format off */
 #define PAYLOAD_COLUMNS "m.topic, h.business_key, h.trace, m.okey, m.content_type, m.headers, m.body"
 #define PAYLOAD_OF(row, lo, hi)                                                                                        \
     " CROSS JOIN LATERAL (SELECT * FROM message m WHERE m.tx = " row ".tx AND m.n = " row ".n"                         \
     " AND m.tx BETWEEN " lo " AND " hi " OFFSET 0) m"                                                                  \
     " CROSS JOIN LATERAL (SELECT h.business_key, h.trace FROM message h WHERE h.tx = " row ".tx AND h.n = 0"           \
     " AND h.tx BETWEEN " lo " AND " hi " OFFSET 0) h"
+/* The attempt that `row` is, made by the worker `run`; and the latest of those before it, oldest first, then itself. */
+#define ATTEMPT_COLUMNS "(sub, tx, n, attempt, error, class, status, latency_ms, response, run)"
+#define ATTEMPT_OF(row, run)                                                                                           \
+    row ".sub, " row ".tx, " row ".n, " row ".attempt, coalesce(" row ".error, ''), " row ".class, nullif(" row        \
+        ".status, 0), " row ".latency_ms, " row ".response, " run
+#define STORY_ROW(row, at, run)                                                                                        \
+    "jsonb_strip_nulls(jsonb_build_object('attempt', " row ".attempt, 'at', (extract(epoch FROM " at ") * 1000000)"    \
+    "::int8, 'class', " row ".class, 'status', nullif(" row ".status, 0), 'latency_ms', " row ".latency_ms, 'error', " \
+    "nullif(" row ".error, ''), 'response', " row ".response, 'run', " run "))"
+#define STORY(row, run)                                                                                                \
+    row ".class, coalesce((SELECT jsonb_agg(" STORY_ROW("a", "a.at", "a.run") " ORDER BY a.at, a.attempt) FROM"        \
+    " (SELECT * FROM attempt a WHERE a.tx = " row ".tx AND a.sub = " row ".sub AND a.n = " row ".n"                    \
+    " ORDER BY a.at DESC, a.attempt DESC LIMIT 63) a), '[]') || " STORY_ROW(row, "now()", run)
 #define DEAD_INSERT                                                                                                    \
-    "INSERT INTO dead_letter (sub, tx, n, attempts, error, producer, topic, business_key, trace, okey, content_type, " \
-    "headers, body)"
+    "INSERT INTO dead_letter (sub, tx, n, attempts, error, class, history, producer, topic, business_key, trace, "     \
+    "okey, content_type, headers, body)"
+#define HOW_TYPES(a, b, c, d) ", $" a "::text[], $" b "::int4[], $" c "::int4[], $" d "::text[]"
+#define HOW                   "class, status, latency_ms, response"
 #define ENDS                                                                                                           \
     "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int4[], $5::int2[], $6::int8[],"          \
-    " $7::int4[], $8::text[]) f(sub, tx, n, token, fate, due_ms, attempt, error)),"                                    \
+    " $7::int4[], $8::text[]" HOW_TYPES("9", "10", "11", "12") ")"                                                     \
+    " f(sub, tx, n, token, fate, due_ms, attempt, error, " HOW ")),"                                                   \
     " kept AS (UPDATE delivery_due d SET due = now() + f.due_ms * interval '1 ms', attempt = f.attempt,"               \
     " last_error = f.error FROM f WHERE f.fate = 1 AND d.sub = f.sub AND d.tx = f.tx AND d.n = f.n"                    \
     " AND d.token = f.token RETURNING f.sub, f.fate),"                                                                 \
     " gone AS (DELETE FROM delivery_due d USING f WHERE f.fate <> 1 AND d.sub = f.sub AND d.tx = f.tx"                 \
-    " AND d.n = f.n AND d.token = f.token RETURNING f.sub, f.tx, f.n, f.fate, f.attempt, f.error),"                    \
+    " AND d.n = f.n AND d.token = f.token RETURNING f.*),"                                                             \
     " dead AS (" DEAD_INSERT                                                                                           \
-    " SELECT g.sub, g.tx, g.n, g.attempt, coalesce(g.error, ''), m.producer, " PAYLOAD_COLUMNS                         \
-    " FROM gone g" PAYLOAD_OF(                                                                                         \
-        "g", "$9::uuid",                                                                                               \
-        "$10::uuid") " WHERE g.fate = 2 ON CONFLICT (sub, tx, n) DO NOTHING),"                                         \
-                     " tried AS (INSERT INTO attempt (sub, tx, n, attempt, error)"                                     \
-                     " SELECT f.sub, f.tx, f.n, f.attempt, f.error FROM f WHERE f.error IS NOT NULL AND f.fate <> 3)," \
-                     " discards AS (INSERT INTO discarded (sub, tx, n, reason) SELECT g.sub, g.tx,"                    \
-                     " g.n, coalesce(g.error, '') FROM gone g WHERE g.fate = 3"                                        \
-                     " ON CONFLICT (tx, sub, n) DO NOTHING)"
+    " SELECT g.sub, g.tx, g.n, g.attempt, coalesce(g.error, ''), " STORY("g", "$15::uuid") ", m.producer, "            \
+    PAYLOAD_COLUMNS " FROM gone g" PAYLOAD_OF("g", "$13::uuid", "$14::uuid")                                           \
+    " WHERE g.fate = 2 ON CONFLICT (sub, tx, n) DO NOTHING),"                                                          \
+    " discards AS (INSERT INTO discarded (sub, tx, n, reason) SELECT g.sub, g.tx, g.n, coalesce(g.error, '')"          \
+    " FROM gone g WHERE g.fate = 3 ON CONFLICT (tx, sub, n) DO NOTHING),"                                              \
+    " tried AS (INSERT INTO attempt " ATTEMPT_COLUMNS " SELECT " ATTEMPT_OF("f", "$15::uuid") " FROM f"                \
+    " WHERE (f.error IS NOT NULL AND f.fate <> 3) OR (f.fate = 0 AND (f.attempt > 1 OR (SELECT 1 FROM attempt a"       \
+    " WHERE a.tx = f.tx AND a.sub = f.sub AND a.n = f.n LIMIT 1) IS NOT NULL)))"
 
 const struct pg_stmt lane_rider_stmts[] = {
     {"check_adds", "INSERT INTO check_due (tx, producer, due)"
@@ -45,28 +61,29 @@ const struct pg_stmt lane_rider_stmts[] = {
      " FROM f WHERE f.fate < 2 AND c.tx = f.tx AND c.token = f.token RETURNING 1),"
      " gone AS (DELETE FROM check_due c USING f WHERE f.fate = 2 AND c.tx = f.tx AND c.token = f.token RETURNING 1)"
      " SELECT (SELECT count(*) FROM kept) + (SELECT count(*) FROM gone)"},
-    {"spills", "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int8[], $5::int4[], "
-               "$6::int4[], $7::int4[],"
-               " $8::text[], $9::timestamptz[]) f(sub, tx, n, due_ms, attempt, lane, seq, error, due)),"
-               " kept AS (INSERT INTO delivery_due (sub, tx, n, due, since, attempt, lane, seq, last_error)"
-               " SELECT f.sub, f.tx, f.n, coalesce(f.due, now() + f.due_ms * interval '1 ms'), coalesce(f.due, now()),"
-               " f.attempt, f.lane, f.seq, f.error FROM f"
-               " ON CONFLICT (sub, tx, n) DO NOTHING)"
-               " INSERT INTO attempt (sub, tx, n, attempt, error) SELECT f.sub, f.tx, f.n, f.attempt, f.error FROM f"
-               " WHERE f.attempt > 0"},
+    {"spills",
+     "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int8[], $5::int4[], $6::int4[], $7::int4[],"
+     " $8::text[], $9::timestamptz[]" HOW_TYPES("10", "11", "12", "13") ")"
+     " f(sub, tx, n, due_ms, attempt, lane, seq, error, due, " HOW ")),"
+     " kept AS (INSERT INTO delivery_due (sub, tx, n, due, since, attempt, lane, seq, last_error)"
+     " SELECT f.sub, f.tx, f.n, coalesce(f.due, now() + f.due_ms * interval '1 ms'), coalesce(f.due, now()),"
+     " f.attempt, f.lane, f.seq, f.error FROM f ON CONFLICT (sub, tx, n) DO NOTHING)"
+     " INSERT INTO attempt " ATTEMPT_COLUMNS " SELECT " ATTEMPT_OF("f", "$14::uuid") " FROM f WHERE f.attempt > 0"},
     {"spills_expired", "INSERT INTO discarded (sub, tx, n, reason) SELECT f.sub, f.tx, f.n, 'expired'"
                        " FROM unnest($1::int4[], $2::uuid[], $3::int2[]) f(sub, tx, n)"
                        " ON CONFLICT (tx, sub, n) DO NOTHING"},
-    {"spills_dead", "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int4[], $5::text[])"
-                    " f(sub, tx, n, attempt, error)),"
-                    " tried AS (INSERT INTO attempt (sub, tx, n, attempt, error) SELECT * FROM f) " DEAD_INSERT
-                    " SELECT g.sub, g.tx, g.n, g.attempt, g.error, m.producer, " PAYLOAD_COLUMNS
-                    " FROM f g" PAYLOAD_OF("g", "$6::uuid", "$7::uuid") " ON CONFLICT (sub, tx, n) DO NOTHING"},
+    {"spills_dead",
+     "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int4[], $5::text[]"
+     HOW_TYPES("6", "7", "8", "9") ") f(sub, tx, n, attempt, error, " HOW ")),"
+     " tried AS (INSERT INTO attempt " ATTEMPT_COLUMNS " SELECT " ATTEMPT_OF("f", "$12::uuid") " FROM f) " DEAD_INSERT
+     " SELECT g.sub, g.tx, g.n, g.attempt, g.error, " STORY("g", "$12::uuid") ", m.producer, " PAYLOAD_COLUMNS
+     " FROM f g" PAYLOAD_OF("g", "$10::uuid", "$11::uuid") " ON CONFLICT (sub, tx, n) DO NOTHING"},
     /* The optimistic form presumes that every token holds: anything else divides by zero and aborts the batch. */
-    {"delivery_ends", ENDS " SELECT 1 / ((SELECT count(*) FROM kept) + (SELECT count(*) FROM gone) = $11::int8)::int"},
+    {"delivery_ends", ENDS " SELECT 1 / ((SELECT count(*) FROM kept) + (SELECT count(*) FROM gone) = $16::int8)::int"},
     {"delivery_ends_exact", ENDS " SELECT sub, fate FROM kept UNION ALL SELECT sub, fate FROM gone"},
     {NULL, NULL},
 };
+/* clang-format on */
 
 /* --- adders --- */
 
@@ -80,10 +97,10 @@ static int room_for(void **rows, uint32_t n, size_t size) {
 }
 
 /* A bounded copy of a peer's words; what is not valid UTF-8 is replaced, PostgreSQL would refuse it. NULL on OOM reads as none. */
-static const char *copy_text(struct lane_batch *b, const char *s) {
+static char *copy_text(struct lane_batch *b, const char *s) {
     if (!s || !*s)
         return NULL;
-    size_t n = strnlen(s, 500);
+    size_t n = strnlen(s, ATTEMPT_RESPONSE_MAX);
     char *c = arena_strndup(&b->arena, s, n);
     if (c && !text_valid(bytes_of(c, n)))
         for (char *p = c; *p; p++)
@@ -158,6 +175,7 @@ int lane_add_spill(struct lane_batch *b, const struct spill *s) {
     c->error = s->attempt > 0 ? copy_text(b, s->error) : NULL;
     if (!c->error && s->attempt > 0)
         c->error = "failed";
+    c->how.response = copy_text(b, s->how.response);
     if (s->expired)
         counts_of(b, s->sub)->discarded++;
     else if (s->dead)
@@ -184,6 +202,7 @@ int lane_add_delivery_finish(struct lane_batch *b, const struct delivery_finish 
     struct delivery_finish *c = &b->delivery_ends[b->delivery_ends_n++];
     *c = *f;
     c->error = f->end == DELIVERY_DELIVERED ? NULL : copy_text(b, f->error);
+    c->how.response = copy_text(b, f->how.response);
     count_end(b, f->sub, (int)f->end, 1);
     b->added++;
     return 0;
@@ -221,8 +240,13 @@ static void arrays_begin(struct lane *l, const uint32_t *oids, size_t n) {
         pgarr_begin(&l->arrays[i], oids[i]);
 }
 
-static int arrays_send(struct lane *l, size_t n, const struct uuid *lo, const struct uuid *hi, int64_t expected,
-                       enum batch_step step, const char *stmt) {
+/* What follows the arrays: bounds of the ids, the worker, how many rows must end. */
+struct tail_params {
+    const struct uuid *lo, *hi, *run; /* NULL = the statement has none */
+    int64_t expected;                 /* 0 = likewise */
+};
+
+static int arrays_send(struct lane *l, size_t n, struct tail_params t, enum batch_step step, const char *stmt) {
     struct pg_params p;
     pg_params_init(&p);
     for (size_t i = 0; i < n; i++) {
@@ -231,17 +255,28 @@ static int arrays_send(struct lane *l, size_t n, const struct uuid *lo, const st
             return r;
         pg_param_array(&p, &l->arrays[i]);
     }
-    if (lo) {
-        pg_param_uuid(&p, lo);
-        pg_param_uuid(&p, hi);
+    if (t.lo) {
+        pg_param_uuid(&p, t.lo);
+        pg_param_uuid(&p, t.hi);
     }
-    if (expected >= 0)
-        pg_param_int64(&p, expected);
+    if (t.run)
+        pg_param_uuid(&p, t.run);
+    if (t.expected)
+        pg_param_int64(&p, t.expected);
     return batch_step(l, step, stmt, &p);
 }
 
 static void put_text(struct buf *a, const char *s) {
     pgarr_bytes(a, s ? bytes_str(s) : BYTES_NULL);
+}
+
+/* Four arrays. */
+#define HOW_OIDS OID_TEXT, OID_INT4, OID_INT4, OID_TEXT
+static void put_how(struct buf *a, const struct attempt_end *e) {
+    put_text(&a[0], e->class == ATTEMPT_UNSAID ? NULL : attempt_class_name(e->class));
+    pgarr_int32(&a[1], e->status);
+    pgarr_int32(&a[2], e->latency_ms);
+    put_text(&a[3], e->response);
 }
 
 static int by_check_add(const void *a, const void *b) {
@@ -261,7 +296,7 @@ static int send_check_adds(struct lane *l) {
         put_text(&l->arrays[1], c->producer);
         pgarr_time(&l->arrays[2], c->due_us);
     }
-    return arrays_send(l, ARRAY_LEN(oids), NULL, NULL, -1, STEP_OTHER, "check_adds");
+    return arrays_send(l, ARRAY_LEN(oids), (struct tail_params){0}, STEP_OTHER, "check_adds");
 }
 
 static int by_check_end(const void *a, const void *b) {
@@ -286,7 +321,7 @@ static int send_check_ends(struct lane *l) {
         pgarr_int16(&a[5], f->remove ? 2 : f->stuck ? 1 : 0);
         put_text(&a[6], f->last_error);
     }
-    return arrays_send(l, ARRAY_LEN(oids), NULL, NULL, -1, STEP_CHECK_ENDS, "check_ends");
+    return arrays_send(l, ARRAY_LEN(oids), (struct tail_params){0}, STEP_CHECK_ENDS, "check_ends");
 }
 
 static int by_spill(const void *a, const void *b) {
@@ -298,8 +333,8 @@ static int by_spill(const void *a, const void *b) {
 }
 
 static int send_spills(struct lane *l) {
-    static const uint32_t oids[] = {OID_INT4, OID_UUID, OID_INT2, OID_INT8,       OID_INT4,
-                                    OID_INT4, OID_INT4, OID_TEXT, OID_TIMESTAMPTZ};
+    static const uint32_t oids[] = {OID_INT4, OID_UUID, OID_INT2, OID_INT8,        OID_INT4,
+                                    OID_INT4, OID_INT4, OID_TEXT, OID_TIMESTAMPTZ, HOW_OIDS};
     struct lane_batch *b = &l->b;
     struct buf *a = l->arrays;
     unsigned rows = 0;
@@ -320,9 +355,11 @@ static int send_spills(struct lane *l) {
             pgarr_time(&a[8], s->due_us);
         else
             pgarr_null(&a[8]);
+        put_how(&a[9], &s->how);
         rows++;
     }
-    return rows ? arrays_send(l, ARRAY_LEN(oids), NULL, NULL, -1, STEP_OTHER, "spills") : 0;
+    const struct tail_params t = {.run = &l->run};
+    return rows ? arrays_send(l, ARRAY_LEN(oids), t, STEP_OTHER, "spills") : 0;
 }
 
 static int send_spills_expired(struct lane *l) {
@@ -339,7 +376,7 @@ static int send_spills_expired(struct lane *l) {
         pgarr_int16(&l->arrays[2], s->n);
         rows++;
     }
-    return rows ? arrays_send(l, ARRAY_LEN(oids), NULL, NULL, -1, STEP_OTHER, "spills_expired") : 0;
+    return rows ? arrays_send(l, ARRAY_LEN(oids), (struct tail_params){0}, STEP_OTHER, "spills_expired") : 0;
 }
 
 static void widen(const struct uuid *tx, struct uuid *lo, struct uuid *hi, bool first) {
@@ -350,7 +387,7 @@ static void widen(const struct uuid *tx, struct uuid *lo, struct uuid *hi, bool 
 }
 
 static int send_spills_dead(struct lane *l) {
-    static const uint32_t oids[] = {OID_INT4, OID_UUID, OID_INT2, OID_INT4, OID_TEXT};
+    static const uint32_t oids[] = {OID_INT4, OID_UUID, OID_INT2, OID_INT4, OID_TEXT, HOW_OIDS};
     struct lane_batch *b = &l->b;
     struct buf *a = l->arrays;
     struct uuid lo, hi;
@@ -366,9 +403,11 @@ static int send_spills_dead(struct lane *l) {
         pgarr_int16(&a[2], s->n);
         pgarr_int32(&a[3], s->attempt);
         put_text(&a[4], s->error);
+        put_how(&a[5], &s->how);
         rows++;
     }
-    return rows ? arrays_send(l, ARRAY_LEN(oids), &lo, &hi, -1, STEP_OTHER, "spills_dead") : 0;
+    const struct tail_params t = {.lo = &lo, .hi = &hi, .run = &l->run};
+    return rows ? arrays_send(l, ARRAY_LEN(oids), t, STEP_OTHER, "spills_dead") : 0;
 }
 
 static int by_delivery_end(const void *a, const void *b) {
@@ -380,7 +419,8 @@ static int by_delivery_end(const void *a, const void *b) {
 }
 
 static int send_delivery_ends(struct lane *l) {
-    static const uint32_t oids[] = {OID_INT4, OID_UUID, OID_INT2, OID_INT4, OID_INT2, OID_INT8, OID_INT4, OID_TEXT};
+    static const uint32_t oids[] = {OID_INT4, OID_UUID, OID_INT2, OID_INT4, OID_INT2,
+                                    OID_INT8, OID_INT4, OID_TEXT, HOW_OIDS};
     struct lane_batch *b = &l->b;
     struct buf *a = l->arrays;
     if (!b->delivery_ends_n)
@@ -399,9 +439,10 @@ static int send_delivery_ends(struct lane *l) {
         pgarr_int64(&a[5], f->due_in_ms);
         pgarr_int32(&a[6], f->attempt);
         put_text(&a[7], f->error);
+        put_how(&a[8], &f->how);
     }
-    return arrays_send(l, ARRAY_LEN(oids), &lo, &hi, b->exact ? -1 : (int64_t)b->delivery_ends_n, STEP_DELIVERY_ENDS,
-                       b->exact ? "delivery_ends_exact" : "delivery_ends");
+    const struct tail_params t = {&lo, &hi, &l->run, b->exact ? 0 : (int64_t)b->delivery_ends_n};
+    return arrays_send(l, ARRAY_LEN(oids), t, STEP_DELIVERY_ENDS, b->exact ? "delivery_ends_exact" : "delivery_ends");
 }
 
 int rider_send_rows(struct lane *l) {

@@ -87,7 +87,8 @@ const struct pg_stmt view_stmts[] = {
      " WHERE g.tx = $1::uuid AND g.sub = s.id AND g.n = m.n OFFSET 0) g ON true"
      " LEFT JOIN LATERAL (SELECT count(*)::int4 AS failures, (array_agg(a.error ORDER BY a.at DESC))[1] AS last"
      " FROM attempt a"
-     " WHERE a.tx = $1::uuid AND a.sub = s.id AND a.n = m.n OFFSET 0) a ON true"
+     " WHERE a.tx = $1::uuid AND a.sub = s.id AND a.n = m.n"
+     " AND a.class IS DISTINCT FROM 'ok' OFFSET 0) a ON true"
      " WHERE v.sub IS NULL OR p.base IS NULL OR (v.from_seq, v.from_index) <= (p.seq, p.base + m.n)"
      " ORDER BY m.n, s.name"},
     {"view_list",

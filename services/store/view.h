@@ -69,6 +69,12 @@ int view_list(struct pg_conn *c, const struct store *s, const struct view_filter
 /* Undecided and STUCK: the same as view_list with that state. */
 int view_stuck(struct pg_conn *c, const struct view_filter *f, view_list_fn *fn, void *arg) MUSTCHECK;
 
+/* An attempt that failed, or that succeeded after others had failed. Texts: "" = none. */
+struct view_attempt {
+    int32_t attempt, status, latency_ms; /* status 0 = none */
+    int64_t at_us;
+    const char *class, *error, *response, *worker;
+};
 struct view_dead {
     int32_t sub;
     const char *sub_name;
@@ -76,13 +82,15 @@ struct view_dead {
     int16_t n;
     int64_t at_us;
     int32_t attempts;
-    const char *error, *producer, *business_key;
+    const char *error, *class, *producer, *business_key;
+    const struct view_attempt *history; /* oldest first; only in view_dead_get */
+    size_t history_n;
     struct msg msg;    /* body only in view_dead_get */
     int32_t body_size; /* bytes, also when the body is left out */
 };
 struct view_dead_filter {
     const char *subscription; /* NULL = any */
-    const char *topic, *producer;
+    const char *topic, *producer, *class;
     int64_t start_us, end_us; /* of the death */
     int64_t before_at_us;     /* page: (at, tx, n, sub) strictly below; 0 = none */
     struct uuid before_tx;

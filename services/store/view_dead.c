@@ -7,23 +7,25 @@
  */
 #include "store/view_private.h"
 
+#include "base/json.h"
 #include "base/log.h"
 
 enum { CHUNK = 1000, REDRIVE_MAX = 10000 };
 
 /* clang-format off */
-#define LETTER(headers, body)                                                                                          \
-    "SELECT x.sub, s.name, x.tx, x.n, x.at, x.attempts, x.error, x.producer, x.business_key, x.trace, x.topic,"        \
+#define LETTER(headers, body, history)                                                                                 \
+    "SELECT x.sub, s.name, x.tx, x.n, x.at, x.attempts, x.error, x.class, " history ", x.producer, x.business_key, x.trace, x.topic,"        \
     " x.okey,"                                                                                                         \
     " x.content_type, " headers ", " body ", octet_length(x.body) FROM dead_letter x"                                  \
     " JOIN subscription s ON s.id = x.sub"
-enum { COL_SUB, COL_NAME, COL_TX, COL_N, COL_AT, COL_ATTEMPTS, COL_ERROR, COL_PRODUCER, COL_BUSINESS_KEY, COL_TRACE,
+enum { COL_SUB, COL_NAME, COL_TX, COL_N, COL_AT, COL_ATTEMPTS, COL_ERROR, COL_CLASS, COL_HISTORY, COL_PRODUCER, COL_BUSINESS_KEY, COL_TRACE,
        COL_TOPIC, COL_KEY, COL_CONTENT_TYPE, COL_HEADERS, COL_BODY, COL_BODY_SIZE };
-#define LETTER_FILTER(producer)                                                                                        \
+#define LETTER_FILTER(producer, class)                                                                                        \
     " ($1::text IS NULL OR (s.name = $1::text AND s.state <> 'deleted')) AND ($2::text IS NULL"                        \
     " OR x.topic = $2::text)"                                                                                          \
     " AND ($3::timestamptz IS NULL OR x.at >= $3::timestamptz)"                                                        \
-    " AND (" producer "::text IS NULL OR x.producer = " producer "::text)"
+    " AND (" producer "::text IS NULL OR x.producer = " producer "::text)"                                             \
+    " AND (" class "::text IS NULL OR x.class = " class "::text)"
 /*
  * What can be sent again: the decision says where it stands, the message is the payload. Below the floor partitions may
  * be going; the share lock keeps the floor where it is until the new rows are there for retention to see.
@@ -39,23 +41,23 @@ enum { COL_SUB, COL_NAME, COL_TX, COL_N, COL_AT, COL_ATTEMPTS, COL_ERROR, COL_PR
     " due AS (INSERT INTO delivery_due (sub, tx, n, due, attempt, lane, seq)"                                          \
     " SELECT sub, tx, n, now(), 0, lane, seq FROM gone ORDER BY sub, tx, n ON CONFLICT (sub, tx, n) DO NOTHING),"       \
     " counted AS (INSERT INTO stat (sub, dead) SELECT sub, -count(*) FROM gone GROUP BY sub)"
-#define BY_FILTER(producer)                                                                                                      \
+#define BY_FILTER(producer, class)                                                                                                      \
     " FROM dead_letter x JOIN subscription s ON s.id = x.sub"                                                          \
-    " AND s.state <> 'deleted'" REDRIVABLE " WHERE" LETTER_FILTER(producer)                                                      \
+    " AND s.state <> 'deleted'" REDRIVABLE " WHERE" LETTER_FILTER(producer, class)                                                      \
     " AND x.at < coalesce($4::timestamptz, now())"
 #define BY_KEY                                                                                                         \
     " FROM unnest($1::text[], $2::uuid[], $3::int2[]) k(name, tx, n) JOIN subscription s ON s.name = k.name"           \
     " AND s.state <> 'deleted' JOIN dead_letter x ON x.sub = s.id AND x.tx = k.tx AND x.n = k.n" REDRIVABLE
 
 const struct pg_stmt view_dead_stmts[] = {
-    {"dead_list", LETTER("x.headers", "NULL::bytea") " WHERE" LETTER_FILTER("$10")
+    {"dead_list", LETTER("x.headers", "NULL::bytea", "NULL::text") " WHERE" LETTER_FILTER("$10", "$11")
                   " AND ($4::timestamptz IS NULL OR x.at < $4::timestamptz) AND ($5::timestamptz IS NULL"
                   " OR (x.at, x.tx, x.n, x.sub) < ($5::timestamptz, $6::uuid, $7::int2, $8::int4))"
                   " ORDER BY x.at DESC, x.tx DESC, x.n DESC, x.sub DESC LIMIT $9::int8"},
-    {"dead_get", LETTER("x.headers", "x.body") " WHERE s.name = $1::text AND s.state <> 'deleted'"
+    {"dead_get", LETTER("x.headers", "x.body", "x.history::text") " WHERE s.name = $1::text AND s.state <> 'deleted'"
         " AND x.tx = $2::uuid AND x.n = $3::int2"},
     {"dead_redrive",
-     FLOOR ", y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane, d.seq" BY_FILTER("$8")
+     FLOOR ", y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane, d.seq" BY_FILTER("$8", "$9")
      " LIMIT $5::int8 FOR UPDATE OF x SKIP LOCKED)," REDRIVE
      ", noted AS (INSERT INTO audit (actor, act, object, reason, after) SELECT $6::text, 'dead.redrive',"
      " coalesce($1::text, '*') || coalesce(' topic ' || $2::text, ''), $7::text, jsonb_build_object('count',"
@@ -68,7 +70,7 @@ const struct pg_stmt view_dead_stmts[] = {
      ", noted AS (INSERT INTO audit (actor, act, object, reason) SELECT $4::text, 'dead.redrive',"
      " name || '/' || tx || '.' || n, $5::text FROM gone)"
      " SELECT count(*), now() FROM gone"},
-    {"dead_count", FLOOR " SELECT count(*), now() FROM (SELECT 1" BY_FILTER("$6") " LIMIT $5::int8) c"},
+    {"dead_count", FLOOR " SELECT count(*), now() FROM (SELECT 1" BY_FILTER("$6", "$7") " LIMIT $5::int8) c"},
     {"dead_count_keys", FLOOR " SELECT count(*), now() FROM (SELECT 1" BY_KEY ") c"},
     {NULL, NULL},
 };
@@ -100,6 +102,41 @@ static struct bytes some(const PGresult *res, int row, int col) {
     return v.n ? v : BYTES_NULL;
 }
 
+static const char *story_text(struct dead_req *q, const json_t *j, const char *key) {
+    const char *s = json_string_value(json_object_get(j, key));
+    const char *copy = s ? arena_strndup(&q->q.arena, s, strlen(s)) : "";
+    if (!copy)
+        q->q.code = -ENOMEM;
+    return copy;
+}
+
+static int32_t story_int(const json_t *j, const char *key) {
+    return (int32_t)json_integer_value(json_object_get(j, key));
+}
+
+static void put_history(struct dead_req *q, struct bytes text, struct view_dead *d) {
+    CLEANUP_JSON json_t *story = text.n ? json_parse(text, NULL) : NULL;
+    size_t n = json_array_size(story);
+    struct view_attempt *a = n ? arena_zalloc(&q->q.arena, n * sizeof(*a)) : NULL;
+    if ((text.n && !story) || (n && !a))
+        q->q.code = -ENOMEM;
+    for (size_t i = 0; a && i < n; i++) {
+        const json_t *j = json_array_get(story, i);
+        a[i] = (struct view_attempt){
+            .attempt = story_int(j, "attempt"),
+            .status = story_int(j, "status"),
+            .latency_ms = story_int(j, "latency_ms"),
+            .at_us = json_integer_value(json_object_get(j, "at")),
+            .class = story_text(q, j, "class"),
+            .error = story_text(q, j, "error"),
+            .response = story_text(q, j, "response"),
+            .worker = story_text(q, j, "run"),
+        };
+    }
+    d->history = a;
+    d->history_n = a ? n : 0;
+}
+
 static int put_letter(struct dead_req *q, const PGresult *res, int row) {
     static const uint8_t no_digest[32];
     struct view_dead *d = &q->letters[q->n];
@@ -125,6 +162,8 @@ static int put_letter(struct dead_req *q, const PGresult *res, int row) {
     d->at_us = pg_get_time_us(res, row, COL_AT);
     d->attempts = pg_get_int32(res, row, COL_ATTEMPTS);
     d->error = view_text(&q->q, res, row, COL_ERROR);
+    d->class = view_text(&q->q, res, row, COL_CLASS);
+    put_history(q, pg_get_bytes(res, row, COL_HISTORY), d);
     d->producer = view_text(&q->q, res, row, COL_PRODUCER);
     d->business_key = view_text(&q->q, res, row, COL_BUSINESS_KEY);
     return q->q.code;
@@ -188,6 +227,7 @@ int view_dead_list(struct pg_conn *c, const struct view_dead_filter *f, view_dea
     pg_param_int32(&p, f->before_sub);
     pg_param_int64(&p, MAX(1, MIN(f->limit, VIEW_ROWS_MAX)));
     pg_param_text(&p, f->producer);
+    pg_param_text(&p, f->class);
     return dead_ask(c, "dead_list", &p, fn, arg);
 }
 
@@ -240,6 +280,7 @@ static int redrive_chunk(struct redrive_req *q) {
     pg_param_text(&p, q->actor);
     pg_param_text(&p, q->reason);
     pg_param_text(&p, q->filter.producer);
+    pg_param_text(&p, q->filter.class);
     return view_ask(q->conn, &q->q, view_dead_stmts, "dead_redrive", &p);
 }
 
@@ -304,6 +345,7 @@ static int ask_count(struct redrive_req *q) {
     params_filter(&p, &q->filter);
     pg_param_int64(&p, q->limit + 1);
     pg_param_text(&p, q->filter.producer);
+    pg_param_text(&p, q->filter.class);
     return view_ask(q->conn, &q->q, view_dead_stmts, "dead_count", &p);
 }
 
@@ -327,6 +369,7 @@ int view_dead_redrive(struct pg_conn *c, const struct view_dead_filter *f, const
         q->filter.subscription = kept(q, f->subscription);
         q->filter.topic = kept(q, f->topic);
         q->filter.producer = kept(q, f->producer);
+        q->filter.class = kept(q, f->class);
         if (f->limit > 0)
             q->limit = MIN(f->limit, REDRIVE_MAX);
     }

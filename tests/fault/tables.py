@@ -21,7 +21,8 @@ COPIES = {
     "dead_letter": "SELECT sub, tx::text AS tx, n, attempts, error, "
                    "encode(sha256(body || '\\x00'::bytea || convert_to(headers::json->>'x-variant', 'UTF8')), 'hex') AS sha "
                    "FROM dead_letter",
-    "attempt": "SELECT sub, tx::text AS tx, n, attempt, extract(epoch FROM at)::float8 AS at, error FROM attempt",
+    "attempt": "SELECT sub, tx::text AS tx, n, attempt, extract(epoch FROM at)::float8 AS at, error FROM attempt "
+               "WHERE class IS DISTINCT FROM 'ok'",
 }
 
 # Each answers rows that say what is not at rest yet. `healthy`: leaves out what waits for those that answer nothing.
