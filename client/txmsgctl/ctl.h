@@ -104,7 +104,10 @@ char *ctl_opt(const struct ctl *c,
 int ctl_confirm(const struct ctl *c, const char *question) MUSTCHECK;
 char *ctl_actor(const struct ctl *c);             /* --actor, or the login name */
 int ctl_limit(const struct ctl *c, int32_t *ret); /* --limit; CTL_OK or CTL_USAGE */
-int ctl_more(const char *next_page_token);        /* tells people that there are more; CTL_OK */
+struct Google__Protobuf__Timestamp;
+/* The time that an option gives: RFC 3339, or that far ahead (sign 1) or ago (-1); NULL = not given. CTL_OK or CTL_USAGE */
+int ctl_time_option(struct ctl *c, const char *name, int sign, struct Google__Protobuf__Timestamp **ret) MUSTCHECK;
+int ctl_more(const char *next_page_token); /* tells people that there are more; CTL_OK */
 /* The content of a file, "-" = standard input; NULL after printing why. */
 const char *ctl_read_file(struct ctl *c, const char *path, size_t *ret_n);
 
@@ -116,5 +119,5 @@ struct ctl_command {
     const struct ctl_option *options;
     int (*run)(struct ctl *c);
 };
-extern const struct ctl_command message_commands[], admin_commands[], dead_commands[], object_commands[], watch_commands[],
-    topology_commands[], migrate_commands[];
+extern const struct ctl_command message_commands[], admin_commands[], dead_commands[], object_commands[],
+    watch_commands[], topology_commands[], migrate_commands[];

@@ -10,7 +10,7 @@ static const struct ctl_option global_options[] = {
     {NULL, NULL, NULL},
 };
 
-static const struct ctl_command *const tables[] = {message_commands, topology_commands, admin_commands, dead_commands,
+static const struct ctl_command *const tables[] = {message_commands, topology_commands, admin_commands,  dead_commands,
                                                    object_commands,  watch_commands,    migrate_commands};
 
 static void print_options(const struct ctl_option *o) {

@@ -70,7 +70,7 @@ static int fill_headers(struct ctl *c, Txmsg__V1__Message *m) {
 }
 
 /* RFC 3339, or a distance from now: `sign` 1 = ahead, -1 = back. Not given: NULL. */
-static int parse_time(struct ctl *c, const char *name, int sign, Google__Protobuf__Timestamp **ret) {
+int ctl_time_option(struct ctl *c, const char *name, int sign, Google__Protobuf__Timestamp **ret) {
     const char *v = args_get(&c->args, name);
     int64_t us, ms;
     if (!v)
@@ -102,9 +102,9 @@ static int fill_message(struct ctl *c, Txmsg__V1__Message *m) {
     m->key = (ProtobufCBinaryData){.len = strlen(key), .data = (uint8_t *)(uintptr_t)key};
     if (!*m->topic || !*ctl_opt(c, "--producer"))
         return ctl_usage("--producer and --topic are required");
-    int code = parse_time(c, "--deliver-at", 1, &m->deliver_at);
+    int code = ctl_time_option(c, "--deliver-at", 1, &m->deliver_at);
     if (code == CTL_OK)
-        code = parse_time(c, "--expire-at", 1, &m->expire_at);
+        code = ctl_time_option(c, "--expire-at", 1, &m->expire_at);
     return code == CTL_OK ? fill_headers(c, m) : code;
 }
 
@@ -284,9 +284,9 @@ static int cmd_list(struct ctl *c) {
     if (code == CTL_OK && *ctl_opt(c, "--state"))
         code = parse_state(ctl_opt(c, "--state"), &q.state);
     if (code == CTL_OK)
-        code = parse_time(c, "--since", -1, &q.start_time);
+        code = ctl_time_option(c, "--since", -1, &q.start_time);
     if (code == CTL_OK)
-        code = parse_time(c, "--until", -1, &q.end_time);
+        code = ctl_time_option(c, "--until", -1, &q.end_time);
     if (code != CTL_OK)
         return code;
     const ProtobufCMessage *r;

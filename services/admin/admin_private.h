@@ -1,4 +1,4 @@
-/* Inside of the admin room: service.c (mailbox, life), topology.c, dead.c, stuck.c, stats.c. */
+/* Inside of the admin room: service.c (mailbox, life), topology.c, dead.c, dead_act.c, stuck.c, stats.c. */
 #pragma once
 
 #include "admin/admin.h"
@@ -20,6 +20,7 @@ struct admin_service {
     struct mailbox *jobs;
     struct reader *reader;
     struct lane *lane;
+    struct list pausing; /* acts on dead letters that keep to their rate */
     struct rpc_method methods[32];
     size_t methods_n;
 };
@@ -61,6 +62,7 @@ void admin_export(struct rpc_call *call, void *service);
 void admin_list_dead(struct rpc_call *call, void *service);
 void admin_get_dead(struct rpc_call *call, void *service);
 void admin_redrive(struct rpc_call *call, void *service);
+void admin_discard(struct rpc_call *call, void *service);
 void admin_list_stuck(struct rpc_call *call, void *service);
 void admin_resolve(struct rpc_call *call, void *service);
 void admin_stats(struct rpc_call *call, void *service);
@@ -78,5 +80,13 @@ void admin_resume(struct rpc_call *call, void *service);
 void admin_list_audit(struct rpc_call *call, void *service);
 /* Also the error's metadata `name`, and what it is about. */
 void job_refuse_missing(struct job *j, enum topo_kind kind, const char *name);
+
+/* dead.c, for dead_act.c. False = the call was refused. The name's parts are copied to the arena; 0 or -EINVAL. NULL = out of memory. */
+bool dead_set_filter(struct rpc_call *call, const Txmsg__V1__DeadLetterFilter *in, struct view_dead_filter *f)
+    MUSTCHECK;
+int dead_parse_name(struct arena *a, const char *name, struct dead_key *ret) MUSTCHECK;
+Txmsg__V1__DeadLetter *dead_letter_of(struct arena *a, const struct view_dead *d, bool body) MUSTCHECK;
+void dead_acts_stop(struct admin_service *s); /* the loop ends: acts that pause are answered with what they have done */
+
 /* topology.c: the stored object as its message of the contract, secrets masked; NULL = out of memory */
 ProtobufCMessage *admin_object(struct arena *a, const struct topo_object *o);

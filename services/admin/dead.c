@@ -1,24 +1,17 @@
-/* ListDeadLetters, GetDeadLetter, RedriveDeadLetters. A dead letter is named "<subscription>/<transaction_id>.<n>". */
+/* ListDeadLetters, GetDeadLetter. A dead letter is named "<subscription>/<transaction_id>.<n>". What is done with them: dead_act.c. */
 #include "admin/admin_private.h"
 
 #include "core/attempt.h"
-
-enum { NAMES_MAX = 1000, REDRIVE_MAX = 10000, SAMPLE = 10 };
 
 struct dead {
     struct job job;
     struct view_dead_filter filter;
     struct dead_key *keys;
-    size_t keys_n;
-    bool force, with_body;
-    const char *actor, *reason, *name;
-    int64_t count;
-    Txmsg__V1__DeadLetter **sample;
-    size_t sample_n, asked; /* asked: keys looked up for the sample */
+    bool with_body;
+    const char *name;
 };
 
-/* Splits a name in the arena; 0 or -EINVAL. */
-static int parse_name(struct arena *a, const char *name, struct dead_key *ret) {
+int dead_parse_name(struct arena *a, const char *name, struct dead_key *ret) {
     const char *slash = strchr(name, '/'), *dot = strrchr(name, '.');
     if (!slash || !dot || dot < slash || dot - slash - 1 != UUID_TEXT - 1 || !dot[1])
         return -EINVAL;
@@ -88,7 +81,7 @@ static bool put_history(struct arena *a, const struct view_dead *d, Txmsg__V1__D
     return true;
 }
 
-static Txmsg__V1__DeadLetter *letter_of(struct arena *a, const struct view_dead *d, bool body) {
+Txmsg__V1__DeadLetter *dead_letter_of(struct arena *a, const struct view_dead *d, bool body) {
     Txmsg__V1__DeadLetter *o = arena_alloc(a, sizeof(*o));
     char id[UUID_TEXT];
     if (!o)
@@ -131,8 +124,7 @@ static int parse_token(const char *token, struct view_dead_filter *f) {
     return uuid_parse(bytes_of(end + 1, UUID_TEXT - 1), &f->before_tx);
 }
 
-/* False = the call was refused. */
-static bool set_filter(struct rpc_call *call, const Txmsg__V1__DeadLetterFilter *in, struct view_dead_filter *f) {
+bool dead_set_filter(struct rpc_call *call, const Txmsg__V1__DeadLetterFilter *in, struct view_dead_filter *f) {
     if (!in)
         return true;
     f->producer = *in->producer ? in->producer : NULL;
@@ -161,7 +153,7 @@ static void on_list(void *arg, int code, const struct view_dead *d, size_t n) {
         txmsg__v1__list_dead_letters_response__init(resp);
         bool ok = true;
         for (size_t i = 0; ok && i < n; i++)
-            ok = (rows[i] = letter_of(a, &d[i], false)) != NULL;
+            ok = (rows[i] = dead_letter_of(a, &d[i], false)) != NULL;
         resp->dead_letters = rows;
         resp->n_dead_letters = n;
         resp->next_page_token = n == (size_t)j->filter.limit ? page_token(a, &d[n - 1]) : arena_strndup(a, "", 0);
@@ -181,7 +173,7 @@ static void run_list(struct job *job) {
 void admin_list_dead(struct rpc_call *call, void *service) {
     const Txmsg__V1__ListDeadLettersRequest *q = (const Txmsg__V1__ListDeadLettersRequest *)rpc_call_request(call);
     struct dead *j = job_new(call, service, sizeof(*j), run_list);
-    if (!j || !set_filter(call, q->filter, &j->filter))
+    if (!j || !dead_set_filter(call, q->filter, &j->filter))
         return;
     j->filter.limit = admin_page_size(q->page_size);
     if (*q->page_token && parse_token(q->page_token, &j->filter) < 0) {
@@ -203,7 +195,7 @@ static void on_get(void *arg, int code, const struct view_dead *d, size_t n) {
         j->job.err.meta[1] = j->name;
     } else if (resp) {
         txmsg__v1__get_dead_letter_response__init(resp);
-        resp->dead_letter = letter_of(a, &d[0], j->with_body);
+        resp->dead_letter = dead_letter_of(a, &d[0], j->with_body);
         j->job.response = resp->dead_letter ? &resp->base : NULL;
     }
     job_done(&j->job);
@@ -225,120 +217,9 @@ void admin_get_dead(struct rpc_call *call, void *service) {
     j->keys = (struct dead_key *)(j + 1);
     j->with_body = q->include_body;
     j->name = q->name;
-    if (parse_name(rpc_call_arena(call), q->name, j->keys) < 0) {
+    if (dead_parse_name(rpc_call_arena(call), q->name, j->keys) < 0) {
         call_refuse(call, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "name", "is not <subscription>/<transaction_id>.<n>");
         return;
     }
-    job_start(&j->job);
-}
-
-/* --- redrive: first the sample, then the count or the act --- */
-
-static void on_count(void *arg, int code, int64_t count) {
-    struct dead *j = arg;
-    Txmsg__V1__RedriveDeadLettersResponse *resp = arena_alloc(rpc_call_arena(j->job.call), sizeof(*resp));
-    if (code < 0) {
-        job_unavailable(&j->job);
-    } else if (resp) {
-        txmsg__v1__redrive_dead_letters_response__init(resp);
-        resp->count = MIN(count, (int64_t)REDRIVE_MAX);
-        resp->more = count > REDRIVE_MAX || (j->force && !j->keys_n && count == REDRIVE_MAX);
-        resp->sample = j->sample;
-        resp->n_sample = j->sample_n;
-        j->job.response = &resp->base;
-    }
-    job_done(&j->job);
-}
-
-static void redrive(struct dead *j) {
-    if (view_dead_redrive(job_conn(&j->job), &j->filter, j->keys, j->keys_n, !j->force, j->actor, j->reason, on_count,
-                          j) < 0) {
-        job_unavailable(&j->job);
-        job_done(&j->job);
-    }
-}
-
-static void on_sample(void *arg, int code, const struct view_dead *d, size_t n) {
-    struct dead *j = arg;
-    struct arena *a = rpc_call_arena(j->job.call);
-    if (code < 0) {
-        job_unavailable(&j->job);
-        job_done(&j->job);
-        return;
-    }
-    j->sample = arena_alloc(a, MAX(n, 1u) * sizeof(Txmsg__V1__DeadLetter *));
-    for (size_t i = 0; j->sample && i < n; i++) {
-        Txmsg__V1__DeadLetter *o = letter_of(a, &d[i], false);
-        if (o)
-            j->sample[j->sample_n++] = o;
-    }
-    j->filter.limit = 0; /* of the sample only */
-    redrive(j);
-}
-
-static void sample_named(struct dead *j);
-
-/* By names the sample is the first few that exist, asked one by one. */
-static void on_named(void *arg, int code, const struct view_dead *d, size_t n) {
-    struct dead *j = arg;
-    struct arena *a = rpc_call_arena(j->job.call);
-    if (code == 0 && n && j->sample) {
-        Txmsg__V1__DeadLetter *o = letter_of(a, &d[0], false);
-        if (o)
-            j->sample[j->sample_n++] = o;
-    }
-    j->asked++;
-    sample_named(j);
-}
-
-static void sample_named(struct dead *j) {
-    while (j->asked < MIN(j->keys_n, (size_t)SAMPLE)) {
-        const struct dead_key *k = &j->keys[j->asked];
-        if (view_dead_get(job_conn(&j->job), k->subscription, &k->tx, k->n, on_named, j) == 0)
-            return;
-        j->asked++;
-    }
-    redrive(j);
-}
-
-static void run_redrive(struct job *job) {
-    struct dead *j = CONTAINER_OF(job, struct dead, job);
-    if (j->keys_n) {
-        j->sample = arena_alloc(rpc_call_arena(job->call), SAMPLE * sizeof(Txmsg__V1__DeadLetter *));
-        sample_named(j);
-        return;
-    }
-    j->filter.limit = SAMPLE;
-    if (view_dead_list(job_conn(job), &j->filter, on_sample, j) < 0) {
-        job_unavailable(job);
-        job_done(job);
-    }
-}
-
-void admin_redrive(struct rpc_call *call, void *service) {
-    const Txmsg__V1__RedriveDeadLettersRequest *q =
-        (const Txmsg__V1__RedriveDeadLettersRequest *)rpc_call_request(call);
-    struct arena *a = rpc_call_arena(call);
-    struct dead *j = job_new(call, service, sizeof(*j), run_redrive);
-    if (!j || !set_filter(call, q->filter, &j->filter))
-        return;
-    if ((q->filter != NULL) == (q->n_names > 0)) {
-        call_refuse(call, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "names", "give either names or a filter");
-        return;
-    }
-    if (q->n_names > NAMES_MAX || !(j->keys = arena_alloc(a, MAX(q->n_names, 1u) * sizeof(*j->keys)))) {
-        call_refuse(call, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "names", "has more than 1000 entries");
-        return;
-    }
-    for (size_t i = 0; i < q->n_names; i++)
-        if (parse_name(a, q->names[i], &j->keys[j->keys_n++]) < 0) {
-            const char *field = arena_printf(a, "names[%zu]", i);
-            call_refuse(call, RPC_INVALID_ARGUMENT, "INVALID_FIELD", field ? field : "names",
-                        "is not <subscription>/<transaction_id>.<n>");
-            return;
-        }
-    j->force = q->force;
-    j->actor = *q->actor ? q->actor : "rpc";
-    j->reason = q->reason;
     job_start(&j->job);
 }

@@ -133,6 +133,7 @@ int admin_service_new(struct store *s, void (*applied)(void *arg), void *arg, st
     if (!a)
         return -ENOMEM;
     *a = (struct admin_service){.store = s, .applied = applied, .arg = arg};
+    list_init(&a->pausing);
     const struct rpc_method methods[] = {
 #define METHOD(name, request, handler)                                                                                 \
     {"/txmsg.v1.AdminService/" name,                                                                                   \
@@ -146,6 +147,7 @@ int admin_service_new(struct store *s, void (*applied)(void *arg), void *arg, st
         METHOD("ListDeadLetters", list_dead_letters, admin_list_dead),
         METHOD("GetDeadLetter", get_dead_letter, admin_get_dead),
         METHOD("RedriveDeadLetters", redrive_dead_letters, admin_redrive),
+        METHOD("DiscardDeadLetters", discard_dead_letters, admin_discard),
         METHOD("ListStuck", list_stuck, admin_list_stuck),
         METHOD("ResolveStuck", resolve_stuck, admin_resolve),
         METHOD("GetTopic", get_topic, admin_get_topic),
@@ -193,6 +195,7 @@ void admin_service_lane(struct admin_service *a, struct lane *lane) {
 }
 
 void admin_service_detach(struct admin_service *a) {
+    dead_acts_stop(a);
     mailbox_close(a->jobs);
     mailbox_free(a->jobs);
     a->lane = NULL;

@@ -100,11 +100,11 @@ struct spill {
     int64_t due_in_ms;
     int64_t due_us; /* 0, or the time to deliver at (since 1970), in place of due_in_ms; its age counts from there */
     int32_t lane, seq;
-    int32_t attempt;   /* made so far; 0: none, and `error` means nothing */
-    const char *error; /* copied */
+    int32_t attempt;        /* made so far; 0: none, and `error` means nothing */
+    const char *error;      /* copied */
     struct attempt_end how; /* response: copied */
-    bool dead;         /* refused for good at once: a dead letter instead of a row to retry */
-    bool expired;      /* discarded instead */
+    bool dead;              /* refused for good at once: a dead letter instead of a row to retry */
+    bool expired;           /* discarded instead */
 };
 int lane_add_spill(struct lane_batch *b, const struct spill *s) MUSTCHECK;
 /* End of a claimed delivery, by token. */

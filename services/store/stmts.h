@@ -18,7 +18,8 @@ extern const struct pg_stmt reader_stmts[];    /* read.c: payloads, log, cursors
 extern const struct pg_stmt claim_stmts[];     /* read_claim.c: finder and claims */
 extern const struct pg_stmt run_stmts[];       /* run.c: heartbeat and takeover */
 extern const struct pg_stmt view_stmts[];      /* view.c: what people ask; planned for each question */
-extern const struct pg_stmt view_dead_stmts[]; /* view_dead.c */
+extern const struct pg_stmt view_dead_stmts[]; /* view_dead.c, view_dead_act.c */
+extern const struct pg_stmt view_dead_act_stmts[];
 
 /* "name<TAB>sql" of every statement of the hot paths, one per line. */
 void stmts_print(struct buf *out);

@@ -103,19 +103,24 @@ int view_dead_list(struct pg_conn *c, const struct view_dead_filter *f, view_dea
 int view_dead_get(struct pg_conn *c, const char *subscription, const struct uuid *tx, int16_t n, view_dead_fn *fn,
                   void *arg) MUSTCHECK;
 /*
- * Redrive: DEAD -> PENDING. DELETE the dead letters and INSERT delivery_due (attempt 0, due now) in one transaction, with an audit row
- * (actor, reason), in chunks of 1,000. The filter (subscription, topic, times; limit, 0 or more than 10,000 = 10,000), or up to 1,000
- * explicit keys; returns how many, also those before a failure. A letter whose message is past retention stays and is not counted. With
- * count_only nothing changes, and one more than the limit means that there are more.
+ * One piece of what people do with dead letters, one transaction with its audit row. Redrive: DEAD -> PENDING, the rows move to
+ * delivery_due with no attempt made, due now; one whose message is past retention stays and is not counted. Discard: DEAD -> DISCARDED,
+ * the rows go, with those of deleted subscriptions. What another act is moving at this moment is passed over. By filter
+ * (f->limit at most, 1 to VIEW_DEAD_ACT_MAX), or by keys. VIEW_DEAD_COUNT_..: how many there are, up to 10,001; nothing changes.
+ * fn: how many, and the database's clock. The arguments are not kept.
  */
-typedef void view_count_fn(void *arg, int code, int64_t count);
+enum view_dead_act { VIEW_DEAD_REDRIVE, VIEW_DEAD_DISCARD, VIEW_DEAD_COUNT_REDRIVE, VIEW_DEAD_COUNT_DISCARD };
+enum { VIEW_DEAD_ACT_MAX = 1000, VIEW_DEAD_COUNT_MAX = 10000 };
+typedef void view_count_fn(void *arg, int code, int64_t count, int64_t now_us);
 struct dead_key {
     const char *subscription;
     struct uuid tx;
     int16_t n;
 };
-int view_dead_redrive(struct pg_conn *c, const struct view_dead_filter *f, const struct dead_key *keys, size_t keys_n,
-                      bool count_only, const char *actor, const char *reason, view_count_fn *fn, void *arg) MUSTCHECK;
+int view_dead_act(struct pg_conn *c, enum view_dead_act act, const struct view_dead_filter *f, const char *actor,
+                  const char *reason, view_count_fn *fn, void *arg) MUSTCHECK;
+int view_dead_act_keys(struct pg_conn *c, enum view_dead_act act, const struct dead_key *keys, size_t n,
+                       const char *actor, const char *reason, view_count_fn *fn, void *arg) MUSTCHECK;
 
 /* The audit log, newest first. Strings NULL = any; times 0 = any. */
 struct view_audit {

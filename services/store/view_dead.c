@@ -1,16 +1,7 @@
-/*
- * Dead letters: lists, one with its payload, and redrive.
- *
- * A redrive moves rows from dead_letter to delivery_due, both and its audit row in one transaction, in chunks that the
- * statement timeout cannot hit. The payload of a delivery comes from `message`, so a letter whose message is past
- * retention stays where it is: its own copy is then the only one.
- */
+/* Dead letters: lists, and one with its payload and its attempts. What is done with them: view_dead_act.c. */
 #include "store/view_private.h"
 
 #include "base/json.h"
-#include "base/log.h"
-
-enum { CHUNK = 1000, REDRIVE_MAX = 10000 };
 
 /* clang-format off */
 #define LETTER(headers, body, history)                                                                                 \
@@ -20,58 +11,12 @@ enum { CHUNK = 1000, REDRIVE_MAX = 10000 };
     " JOIN subscription s ON s.id = x.sub"
 enum { COL_SUB, COL_NAME, COL_TX, COL_N, COL_AT, COL_ATTEMPTS, COL_ERROR, COL_CLASS, COL_HISTORY, COL_PRODUCER, COL_BUSINESS_KEY, COL_TRACE,
        COL_TOPIC, COL_KEY, COL_CONTENT_TYPE, COL_HEADERS, COL_BODY, COL_BODY_SIZE };
-#define LETTER_FILTER(producer, class)                                                                                        \
-    " ($1::text IS NULL OR (s.name = $1::text AND s.state <> 'deleted')) AND ($2::text IS NULL"                        \
-    " OR x.topic = $2::text)"                                                                                          \
-    " AND ($3::timestamptz IS NULL OR x.at >= $3::timestamptz)"                                                        \
-    " AND (" producer "::text IS NULL OR x.producer = " producer "::text)"                                             \
-    " AND (" class "::text IS NULL OR x.class = " class "::text)"
-/*
- * What can be sent again: the decision says where it stands, the message is the payload. Below the floor partitions may
- * be going; the share lock keeps the floor where it is until the new rows are there for retention to see.
- */
-#define FLOOR "WITH f AS MATERIALIZED (SELECT floor FROM cfg FOR SHARE)"
-#define REDRIVABLE                                                                                                     \
-    " CROSS JOIN LATERAL (SELECT d.lane, d.seq FROM decision d WHERE d.tx = x.tx AND d.verdict = 1"                    \
-    " AND x.tx >= (SELECT floor FROM f) OFFSET 0) d"                                                                   \
-    " CROSS JOIN LATERAL (SELECT m.n FROM message m WHERE m.tx = x.tx AND m.n = x.n OFFSET 0) m"
-#define REDRIVE                                                                                                        \
-    " gone AS (DELETE FROM dead_letter t USING y WHERE t.sub = y.sub AND t.tx = y.tx AND t.n = y.n"                    \
-    " RETURNING t.sub, t.tx, t.n, y.lane, y.seq, y.name),"                                                             \
-    " due AS (INSERT INTO delivery_due (sub, tx, n, due, attempt, lane, seq)"                                          \
-    " SELECT sub, tx, n, now(), 0, lane, seq FROM gone ORDER BY sub, tx, n ON CONFLICT (sub, tx, n) DO NOTHING),"       \
-    " counted AS (INSERT INTO stat (sub, dead) SELECT sub, -count(*) FROM gone GROUP BY sub)"
-#define BY_FILTER(producer, class)                                                                                                      \
-    " FROM dead_letter x JOIN subscription s ON s.id = x.sub"                                                          \
-    " AND s.state <> 'deleted'" REDRIVABLE " WHERE" LETTER_FILTER(producer, class)                                                      \
-    " AND x.at < coalesce($4::timestamptz, now())"
-#define BY_KEY                                                                                                         \
-    " FROM unnest($1::text[], $2::uuid[], $3::int2[]) k(name, tx, n) JOIN subscription s ON s.name = k.name"           \
-    " AND s.state <> 'deleted' JOIN dead_letter x ON x.sub = s.id AND x.tx = k.tx AND x.n = k.n" REDRIVABLE
-
 const struct pg_stmt view_dead_stmts[] = {
-    {"dead_list", LETTER("x.headers", "NULL::bytea", "NULL::text") " WHERE" LETTER_FILTER("$10", "$11")
-                  " AND ($4::timestamptz IS NULL OR x.at < $4::timestamptz) AND ($5::timestamptz IS NULL"
-                  " OR (x.at, x.tx, x.n, x.sub) < ($5::timestamptz, $6::uuid, $7::int2, $8::int4))"
-                  " ORDER BY x.at DESC, x.tx DESC, x.n DESC, x.sub DESC LIMIT $9::int8"},
+    {"dead_list", LETTER("x.headers", "NULL::bytea", "NULL::text") " WHERE" VIEW_LETTER_FILTER
+                  " AND ($7::timestamptz IS NULL OR (x.at, x.tx, x.n, x.sub) < ($7::timestamptz, $8::uuid, $9::int2,"
+                  " $10::int4)) ORDER BY x.at DESC, x.tx DESC, x.n DESC, x.sub DESC LIMIT $11::int8"},
     {"dead_get", LETTER("x.headers", "x.body", "x.history::text") " WHERE s.name = $1::text AND s.state <> 'deleted'"
         " AND x.tx = $2::uuid AND x.n = $3::int2"},
-    {"dead_redrive",
-     FLOOR ", y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane, d.seq" BY_FILTER("$8", "$9")
-     " LIMIT $5::int8 FOR UPDATE OF x SKIP LOCKED)," REDRIVE
-     ", noted AS (INSERT INTO audit (actor, act, object, reason, after) SELECT $6::text, 'dead.redrive',"
-     " coalesce($1::text, '*') || coalesce(' topic ' || $2::text, ''), $7::text, jsonb_build_object('count',"
-     " count(*)) FROM gone"
-     " HAVING count(*) > 0)"
-     " SELECT count(*), now() FROM gone"},
-    {"dead_redrive_keys",
-     FLOOR ", y AS MATERIALIZED (SELECT x.sub, x.tx, x.n, s.name, d.lane, d.seq" BY_KEY
-     " FOR UPDATE OF x SKIP LOCKED)," REDRIVE
-     ", noted AS (INSERT INTO audit (actor, act, object, reason) SELECT $4::text, 'dead.redrive',"
-     " name || '/' || tx || '.' || n, $5::text FROM gone)"
-     " SELECT count(*), now() FROM gone"},
-    {"dead_count", FLOOR " SELECT count(*), now() FROM (SELECT 1" BY_FILTER("$6", "$7") " LIMIT $5::int8) c"},
-    {"dead_count_keys", FLOOR " SELECT count(*), now() FROM (SELECT 1" BY_KEY ") c"},
     {NULL, NULL},
 };
 /* clang-format on */
@@ -209,25 +154,24 @@ static void param_time(struct pg_params *p, int64_t us) {
         pg_param_null(p);
 }
 
-/* $1 to $4 */
-static void params_filter(struct pg_params *p, const struct view_dead_filter *f) {
+void view_dead_params(struct pg_params *p, const struct view_dead_filter *f) {
     pg_params_init(p);
     pg_param_text(p, f->subscription);
     pg_param_text(p, f->topic);
     param_time(p, f->start_us);
     param_time(p, f->end_us);
+    pg_param_text(p, f->producer);
+    pg_param_text(p, f->class);
 }
 
 int view_dead_list(struct pg_conn *c, const struct view_dead_filter *f, view_dead_fn *fn, void *arg) {
     struct pg_params p;
-    params_filter(&p, f);
+    view_dead_params(&p, f);
     param_time(&p, f->before_at_us);
     pg_param_uuid(&p, &f->before_tx);
     pg_param_int16(&p, f->before_n);
     pg_param_int32(&p, f->before_sub);
     pg_param_int64(&p, MAX(1, MIN(f->limit, VIEW_ROWS_MAX)));
-    pg_param_text(&p, f->producer);
-    pg_param_text(&p, f->class);
     return dead_ask(c, "dead_list", &p, fn, arg);
 }
 
@@ -239,146 +183,4 @@ int view_dead_get(struct pg_conn *c, const char *subscription, const struct uuid
     pg_param_uuid(&p, tx);
     pg_param_int16(&p, n);
     return dead_ask(c, "dead_get", &p, fn, arg);
-}
-
-/* --- redrive --- */
-
-struct redrive_req {
-    struct view_req q;
-    struct pg_conn *conn;
-    view_count_fn *fn;
-    void *arg;
-    struct view_dead_filter filter; /* texts in the arena */
-    const char *actor, *reason;
-    bool one_statement; /* keys, or a count */
-    int64_t limit, asked, moved, chunk_moved;
-};
-
-static void redrive_cleanup(struct redrive_req **at) {
-    struct redrive_req *q = *at;
-    if (!q)
-        return;
-    arena_deinit(&q->q.arena);
-    mem_free(q);
-}
-
-static void redrive_result(struct view_req *req, int i, PGresult *res) {
-    struct redrive_req *q = CONTAINER_OF(req, struct redrive_req, q);
-    UNUSED(i);
-    q->chunk_moved = pg_get_int64(res, 0, 0);
-    /* What dies again while this goes on is not moved twice. */
-    if (!q->filter.end_us)
-        q->filter.end_us = pg_get_time_us(res, 0, 1);
-}
-
-static int redrive_chunk(struct redrive_req *q) {
-    struct pg_params p;
-    q->asked = MIN(q->limit - q->moved, (int64_t)CHUNK);
-    q->chunk_moved = 0;
-    params_filter(&p, &q->filter);
-    pg_param_int64(&p, q->asked);
-    pg_param_text(&p, q->actor);
-    pg_param_text(&p, q->reason);
-    pg_param_text(&p, q->filter.producer);
-    pg_param_text(&p, q->filter.class);
-    return view_ask(q->conn, &q->q, view_dead_stmts, "dead_redrive", &p);
-}
-
-static void redrive_done(struct view_req *req) {
-    CLEANUP(redrive_cleanup) struct redrive_req *q = CONTAINER_OF(req, struct redrive_req, q);
-    if (q->q.code == 0) {
-        q->moved += q->chunk_moved;
-        if (!q->one_statement && q->chunk_moved == q->asked && q->moved < q->limit) {
-            q->q.code = redrive_chunk(q);
-            if (q->q.code == 0) {
-                TAKE(q);
-                return;
-            }
-        }
-    }
-    q->fn(q->arg, q->q.code, q->moved);
-}
-
-static const char *kept(struct redrive_req *q, const char *s) {
-    if (!s)
-        return NULL;
-    const char *copy = arena_strndup(&q->q.arena, s, strlen(s));
-    if (!copy)
-        q->q.code = -ENOMEM;
-    return copy;
-}
-
-static int ask_keys(struct redrive_req *q, const struct dead_key *keys, size_t n, bool count_only) {
-    CLEANUP_BUF struct buf names, txs, ns;
-    struct pg_params p;
-    buf_init(&names, 1 << 20);
-    buf_init(&txs, 1 << 20);
-    buf_init(&ns, 1 << 20);
-    pgarr_begin(&names, OID_TEXT);
-    pgarr_begin(&txs, OID_UUID);
-    pgarr_begin(&ns, OID_INT2);
-    for (size_t i = 0; i < n; i++) {
-        pgarr_bytes(&names, bytes_str(keys[i].subscription));
-        pgarr_uuid(&txs, &keys[i].tx);
-        pgarr_int16(&ns, keys[i].n);
-    }
-    int r = pgarr_end(&names);
-    if (r == 0)
-        r = pgarr_end(&txs);
-    if (r == 0)
-        r = pgarr_end(&ns);
-    if (r < 0)
-        return r;
-    pg_params_init(&p);
-    pg_param_array(&p, &names);
-    pg_param_array(&p, &txs);
-    pg_param_array(&p, &ns);
-    if (!count_only) {
-        pg_param_text(&p, q->actor);
-        pg_param_text(&p, q->reason);
-    }
-    return view_ask(q->conn, &q->q, view_dead_stmts, count_only ? "dead_count_keys" : "dead_redrive_keys", &p);
-}
-
-static int ask_count(struct redrive_req *q) {
-    struct pg_params p;
-    params_filter(&p, &q->filter);
-    pg_param_int64(&p, q->limit + 1);
-    pg_param_text(&p, q->filter.producer);
-    pg_param_text(&p, q->filter.class);
-    return view_ask(q->conn, &q->q, view_dead_stmts, "dead_count", &p);
-}
-
-int view_dead_redrive(struct pg_conn *c, const struct view_dead_filter *f, const struct dead_key *keys, size_t keys_n,
-                      bool count_only, const char *actor, const char *reason, view_count_fn *fn, void *arg) {
-    if (keys_n > CHUNK || (keys_n == 0 && !f))
-        return -EINVAL;
-    CLEANUP(redrive_cleanup) struct redrive_req *q = mem_zalloc(sizeof(*q));
-    if (!q)
-        return -ENOMEM;
-    view_req_init(&q->q);
-    q->q.result = redrive_result;
-    q->q.done = redrive_done;
-    q->conn = c;
-    q->fn = fn;
-    q->arg = arg;
-    q->one_statement = keys_n > 0 || count_only;
-    q->limit = REDRIVE_MAX;
-    if (keys_n == 0) {
-        q->filter = (struct view_dead_filter){.start_us = f->start_us, .end_us = f->end_us};
-        q->filter.subscription = kept(q, f->subscription);
-        q->filter.topic = kept(q, f->topic);
-        q->filter.producer = kept(q, f->producer);
-        q->filter.class = kept(q, f->class);
-        if (f->limit > 0)
-            q->limit = MIN(f->limit, REDRIVE_MAX);
-    }
-    q->actor = kept(q, actor ? actor : "");
-    q->reason = kept(q, reason);
-    int r = q->q.code;
-    if (r == 0)
-        r = keys_n ? ask_keys(q, keys, keys_n, count_only) : count_only ? ask_count(q) : redrive_chunk(q);
-    if (r == 0)
-        TAKE(q);
-    return r;
 }

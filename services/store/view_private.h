@@ -1,5 +1,5 @@
 /*
- * Shared by view.c and view_dead.c: a question on a connection that belongs to somebody else, planned for its
+ * Shared by view.c, view_dead.c and view_dead_act.c: a question on a connection that belongs to somebody else, planned for its
  * parameters.
  */
 #pragma once
@@ -32,3 +32,10 @@ int view_ask(struct pg_conn *c, struct view_req *q, const struct pg_stmt *table,
              const struct pg_params *p) MUSTCHECK;
 /* A copy that lives as long as the request; "" for NULL. NULL and code -ENOMEM when out of memory. */
 const char *view_text(struct view_req *q, const PGresult *res, int row, int col);
+
+/* The filter of dead letters: $1 to $6 of its statement, on x and its subscription s. */
+#define VIEW_LETTER_FILTER                                                                                             \
+    " ($1::text IS NULL OR (s.name = $1::text AND s.state <> 'deleted')) AND ($2::text IS NULL OR x.topic = $2::text)" \
+    " AND ($3::timestamptz IS NULL OR x.at >= $3::timestamptz) AND ($4::timestamptz IS NULL OR x.at < "                \
+    "$4::timestamptz) AND ($5::text IS NULL OR x.producer = $5::text) AND ($6::text IS NULL OR x.class = $6::text)"
+void view_dead_params(struct pg_params *p, const struct view_dead_filter *f);
