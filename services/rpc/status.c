@@ -178,13 +178,14 @@ int status_unpack(struct bytes in, struct arena *a, struct status_details *ret) 
     st = google__rpc__status__unpack(&allocator, in.n, in.p);
     if (!st)
         return -ENOMEM;
-    *ret = (struct status_details){.message = st->message};
+    *ret = (struct status_details){.code = st->code, .message = st->message};
     for (size_t i = 0; i < st->n_details; i++) {
         const Google__Protobuf__Any *any = st->details[i];
         const ProtobufCMessage *m;
 
         if ((m = detail(any, &google__rpc__error_info__descriptor, &allocator)) && !ret->reason) {
-            ret->reason = ((const Google__Rpc__ErrorInfo *)m)->reason;
+            ret->info = (const Google__Rpc__ErrorInfo *)m;
+            ret->reason = ret->info->reason;
         } else if ((m = detail(any, &google__rpc__bad_request__descriptor, &allocator)) && !ret->field) {
             const Google__Rpc__BadRequest *bad = (const Google__Rpc__BadRequest *)m;
 

@@ -2,7 +2,11 @@
 #ifndef TXMSG_TXMSG_H
 #define TXMSG_TXMSG_H
 
+#include "txmsg/client.h"
 #include "txmsg/message.h"
+#include "txmsg/options.h"
+#include "txmsg/result.h"
+#include "txmsg/transaction.h"
 #include "txmsg/types.h"
 
 #endif

@@ -98,7 +98,11 @@ TXMSG_API int txmsg_id_parse(txmsg_id *id, const char *text);
 TXMSG_API const char *txmsg_version(void);
 
 /* The handles. Each is declared with its functions in a header of its own. */
+typedef struct txmsg_call_options txmsg_call_options;
+typedef struct txmsg_client txmsg_client;
 typedef struct txmsg_message txmsg_message;
+typedef struct txmsg_options txmsg_options;
+typedef struct txmsg_result txmsg_result;
 
 #ifdef __cplusplus
 }

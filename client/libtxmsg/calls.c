@@ -1,0 +1,263 @@
+/* The functions of client.h: what they are given is judged here, and nowhere below. */
+#include "txmsg/client.h"
+
+#include "calls.h"
+#include "engine.h"
+#include "handle.h"
+#include "message.h"
+
+enum { MESSAGES_MAX = 4096, FIELDS_MAX = 128 << 10 };
+
+/* Callbacks of dispatching come on a thread of the application's, where one more dispatch or a free would pull the ground away. */
+static _Thread_local int dispatching;
+
+/* --- life --- */
+
+int txmsg_client_new(const txmsg_options *options, txmsg_client **client) {
+    struct client *c = NULL;
+    txmsg_client *h;
+    int e;
+
+    if (!client || !options_valid(options) || !options->producer)
+        return TXMSG_ERROR_INVALID;
+    h = handle_new();
+    if (!h)
+        return TXMSG_ERROR_MEMORY;
+    e = client_make(options, &c);
+    if (e) {
+        handle_free(h);
+        return e;
+    }
+    handle_give(h, c);
+    *client = h;
+    return TXMSG_OK;
+}
+
+int txmsg_client_free(txmsg_client *client) {
+    struct client *c;
+    int e;
+
+    if (!client)
+        return TXMSG_OK;
+    if (client_on_engine() || dispatching)
+        return TXMSG_ERROR_CALLBACK;
+    e = handle_close(client, &c);
+    if (e == TXMSG_ERROR_FORKED)
+        return TXMSG_OK; /* the threads and sockets are the parent's */
+    if (e)
+        return e;
+    client_close(c);
+    handle_drained(client);
+    client_destroy(c);
+    handle_free(client);
+    return TXMSG_OK;
+}
+
+int txmsg_client_flush(txmsg_client *client, int64_t timeout_ms) {
+    struct client *c;
+    int e;
+
+    if (timeout_ms < 0 || timeout_ms > TIMEOUT_MAX_MS)
+        return TXMSG_ERROR_INVALID;
+    if (client_on_engine())
+        return TXMSG_ERROR_CALLBACK;
+    e = handle_enter(client, &c);
+    if (e)
+        return e;
+    e = client_flush(c, timeout_ms);
+    handle_leave(client);
+    return e;
+}
+
+int64_t txmsg_client_in_flight(txmsg_client *client) {
+    struct client *c;
+    int64_t n = handle_enter(client, &c);
+
+    if (n)
+        return n;
+    pthread_mutex_lock(&c->lock);
+    n = c->live;
+    pthread_mutex_unlock(&c->lock);
+    handle_leave(client);
+    return n;
+}
+
+/* --- operations --- */
+
+static bool messages_ok(const struct op_content *content) {
+    if (content->kind != OP_PREPARE && content->kind != OP_PUBLISH)
+        return true;
+    if (!content->messages || content->n == 0 || content->n > MESSAGES_MAX)
+        return false;
+    for (size_t i = 0; i < content->n; i++)
+        if (!message_valid(content->messages[i]))
+            return false;
+    return true;
+}
+
+/* The client makes ids of new transactions; those of others are to be given. */
+static bool id_ok(const struct call *call) {
+    txmsg_id parsed;
+
+    if (!call->id)
+        return false;
+    if (!call->id->text[0])
+        return call->new_id && txmsg_id_make(call->new_id) == TXMSG_OK;
+    return memchr(call->id->text, 0, sizeof(call->id->text)) && txmsg_id_parse(&parsed, call->id->text) == TXMSG_OK &&
+           strcmp(parsed.text, call->id->text) == 0;
+}
+
+static int make_op(struct client *c, const struct call *call, struct op **ret) {
+    const txmsg_call_options *o = call->options;
+    bool whole = call->kind == OP_PREPARE || call->kind == OP_PUBLISH;
+    struct op_content content = {.kind = call->kind,
+                                 .producer = c->o->producer,
+                                 .business_key = o && whole ? o->business_key : NULL,
+                                 .reason = o && call->kind == OP_CANCEL ? o->reason : NULL,
+                                 .check_after_ms = o && call->kind == OP_PREPARE ? o->check_after_ms : 0,
+                                 .messages = call->messages,
+                                 .n = call->n};
+    int64_t timeout_ms = o && o->timeout_ms ? o->timeout_ms : c->o->timeout_ms;
+    size_t fields, size;
+
+    if ((o && !call_options_valid(o)) || !messages_ok(&content) || !id_ok(call))
+        return TXMSG_ERROR_INVALID;
+    content.id = call->id->text;
+    size = encode_size(&content, &fields);
+    if (size > MESSAGE_BYTES_MAX || fields > FIELDS_MAX)
+        return TXMSG_ERROR_INVALID;
+    *ret = op_new(&content, size, fields);
+    if (!*ret)
+        return TXMSG_ERROR_MEMORY;
+    (*ret)->deadline_ns = clock_mono_ns() + (uint64_t)timeout_ms * NS_PER_MS;
+    return TXMSG_OK;
+}
+
+static int wait_for(struct client *c, struct op *op, txmsg_result *result) {
+    struct waiter waiter = {.changed = PTHREAD_COND_INITIALIZER};
+    int e;
+
+    op->waiter = &waiter;
+    e = client_submit(c, op, true);
+    if (!e) {
+        client_wait(c, op);
+        e = op->result.status;
+        if (result)
+            result_copy(result, &op->result);
+    }
+    op_free(op);
+    pthread_cond_destroy(&waiter.changed);
+    return e;
+}
+
+int call_run(txmsg_client *client, const struct call *call, txmsg_result *result) {
+    struct client *c;
+    struct op *op;
+    int e;
+
+    if (result && !result_valid(result))
+        return TXMSG_ERROR_INVALID;
+    e = client_on_engine() ? TXMSG_ERROR_CALLBACK : handle_enter(client, &c);
+    if (result)
+        result_reset(result);
+    if (!e) {
+        e = make_op(c, call, &op);
+        if (!e)
+            e = wait_for(c, op, result);
+        handle_leave(client);
+    }
+    if (result)
+        result->status = e;
+    return e;
+}
+
+int call_begin(txmsg_client *client, const struct call *call, txmsg_done_fn done, void *arg) {
+    struct client *c;
+    struct op *op;
+    int e;
+
+    if (!done)
+        return TXMSG_ERROR_INVALID;
+    e = handle_enter(client, &c);
+    if (e)
+        return e;
+    e = make_op(c, call, &op);
+    if (!e) {
+        op->done = done;
+        op->arg = arg;
+        e = client_submit(c, op, false);
+        if (e)
+            op_free(op);
+    }
+    handle_leave(client);
+    return e;
+}
+
+int txmsg_prepare(txmsg_client *client, txmsg_id *id, const txmsg_message *const *messages, size_t n,
+                  const txmsg_call_options *options, txmsg_result *result) {
+    return call_run(client, &(struct call){OP_PREPARE, id, id, messages, n, options}, result);
+}
+
+int txmsg_confirm(txmsg_client *client, const txmsg_id *id, const txmsg_call_options *options, txmsg_result *result) {
+    return call_run(client, &(struct call){.kind = OP_CONFIRM, .id = id, .options = options}, result);
+}
+
+int txmsg_cancel(txmsg_client *client, const txmsg_id *id, const txmsg_call_options *options, txmsg_result *result) {
+    return call_run(client, &(struct call){.kind = OP_CANCEL, .id = id, .options = options}, result);
+}
+
+int txmsg_publish(txmsg_client *client, txmsg_id *id, const txmsg_message *const *messages, size_t n,
+                  const txmsg_call_options *options, txmsg_result *result) {
+    return call_run(client, &(struct call){OP_PUBLISH, id, id, messages, n, options}, result);
+}
+
+int txmsg_prepare_async(txmsg_client *client, txmsg_id *id, const txmsg_message *const *messages, size_t n,
+                        const txmsg_call_options *options, txmsg_done_fn done, void *arg) {
+    return call_begin(client, &(struct call){OP_PREPARE, id, id, messages, n, options}, done, arg);
+}
+
+int txmsg_confirm_async(txmsg_client *client, const txmsg_id *id, const txmsg_call_options *options, txmsg_done_fn done,
+                        void *arg) {
+    return call_begin(client, &(struct call){.kind = OP_CONFIRM, .id = id, .options = options}, done, arg);
+}
+
+int txmsg_cancel_async(txmsg_client *client, const txmsg_id *id, const txmsg_call_options *options, txmsg_done_fn done,
+                       void *arg) {
+    return call_begin(client, &(struct call){.kind = OP_CANCEL, .id = id, .options = options}, done, arg);
+}
+
+int txmsg_publish_async(txmsg_client *client, txmsg_id *id, const txmsg_message *const *messages, size_t n,
+                        const txmsg_call_options *options, txmsg_done_fn done, void *arg) {
+    return call_begin(client, &(struct call){OP_PUBLISH, id, id, messages, n, options}, done, arg);
+}
+
+/* --- joining an event loop --- */
+
+int txmsg_client_fd(txmsg_client *client) {
+    struct client *c;
+    int fd = handle_enter(client, &c);
+
+    if (fd)
+        return fd;
+    fd = c->fd >= 0 ? c->fd : TXMSG_ERROR_INVALID;
+    handle_leave(client);
+    return fd;
+}
+
+int txmsg_client_dispatch(txmsg_client *client, int max) {
+    struct client *c;
+    int n;
+
+    if (max < 0)
+        return TXMSG_ERROR_INVALID;
+    if (client_on_engine() || dispatching)
+        return TXMSG_ERROR_CALLBACK;
+    n = handle_enter(client, &c);
+    if (n)
+        return n;
+    dispatching++;
+    n = c->fd >= 0 ? client_dispatch(c, max) : TXMSG_ERROR_INVALID;
+    dispatching--;
+    handle_leave(client);
+    return n;
+}

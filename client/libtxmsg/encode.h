@@ -1,0 +1,28 @@
+/*
+ * Operations as bytes of the wire, and the frames around them. What every operation goes through, so by hand: each is packed once, on the thread of
+ * its caller, and afterwards only copied. Texts were checked by who took them. Pure; any thread.
+ */
+#pragma once
+
+#include "message.h"
+#include "txmsg/result.h"
+
+/* Their numbers are those of the fields of txmsg.v1.Operation. */
+enum op_kind { OP_PREPARE = 1, OP_CONFIRM = 2, OP_CANCEL = 3, OP_PUBLISH = 4 };
+const char *op_path(enum op_kind kind); /* "/txmsg.v1.MessageService/Prepare" */
+
+struct op_content {
+    enum op_kind kind;
+    const char *id, *producer, *business_key, *reason; /* the last two NULL where they are not there */
+    int64_t check_after_ms;                            /* 0 = not there */
+    const txmsg_message *const *messages;
+    size_t n;
+};
+/* How many bytes encode_request() writes; *fields is how many fields that are. */
+size_t encode_size(const struct op_content *c, size_t *fields);
+/* The request of the single call. The end of what it wrote. */
+uint8_t *encode_request(const struct op_content *c, uint8_t *p);
+
+/* An element of a Pipeline frame around a request of `n` bytes: its whole size, and what comes before the request. */
+size_t encode_tagged_size(uint64_t tag, size_t n);
+uint8_t *encode_tagged(enum op_kind kind, uint64_t tag, size_t n, uint8_t *p);

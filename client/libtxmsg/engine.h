@@ -1,0 +1,162 @@
+/*
+ * The inside of a client.
+ *
+ *   caller -> op_new() (packed there) -> client_submit(): within the bounds -> op_route(): to a stream that is open, to `waiting`, or a call of its
+ *   own -> a frame, a write -> a result -> done, or `delayed` until it is repeated, until its deadline -> a waiting caller, or `finished` and a callback
+ *
+ * One lock guards all of it but what says otherwise. The engine's thread alone waits on core's queue, opens streams, repeats and gives up. Any thread
+ * starts a write or a call, right when its operation came, if the stream has none under way: so an operation needs no second thread to leave, and
+ * what comes while a write is under way goes together in the next.
+ */
+#pragma once
+
+#include "base/clock.h"
+#include "base/list.h"
+#include "encode.h"
+#include "options.h"
+#include "result.h"
+#include "txmsg/client.h"
+
+#include <grpc/grpc.h>
+#include <pthread.h>
+
+struct client;
+
+/* The tag of a batch of core. `fn` comes on the engine's thread, under the lock. */
+struct event {
+    void (*fn)(struct client *c, struct event *ev, bool ok);
+};
+
+/* --- operations --- */
+
+enum op_place {
+    OP_WAITING, /* for a stream */
+    OP_DELAYED, /* for its repeat */
+    OP_READY,   /* for the next frame of its stream */
+    OP_SENT,    /* for its result from the stream */
+    OP_CALLING, /* for the end of its own call */
+    OP_FINISHED,
+};
+struct op {
+    struct list link; /* of its place */
+    struct list all;
+    enum op_place place;
+    enum op_kind kind;
+    bool alone; /* by a call of its own */
+    bool maybe; /* an attempt may have been stored */
+    int tries;
+    uint64_t tag, hash; /* tag: names it while it is in flight, never again */
+    uint64_t deadline_ns, due_ns;
+    size_t fields, n;
+    struct waiter *waiter; /* NULL: asynchronous */
+    txmsg_done_fn done;
+    void *arg;
+    txmsg_result result;
+    uint8_t bytes[]; /* n of the request */
+};
+struct waiter {
+    pthread_cond_t changed;
+    bool done;
+};
+/* NULL: out of memory. `deadline_ns` is set, all else nothing. @thread any, without the lock */
+struct op *op_new(const struct op_content *content, size_t n, size_t fields);
+void op_free(struct op *op); /* NULL allowed */
+
+/* --- streams: route.c --- */
+
+enum route_batch { ROUTE_OPENED, ROUTE_WRITTEN, ROUTE_READ, ROUTE_ENDED, ROUTE_BATCHES };
+struct route_event {
+    struct event event;
+    struct route *route;
+};
+struct route {
+    struct route_event events[ROUTE_BATCHES];
+    struct client *client;
+    grpc_channel *channel;
+    grpc_call *call; /* NULL = closed */
+    grpc_metadata_array headers, trailers;
+    grpc_status_code code;
+    grpc_slice details;
+    grpc_byte_buffer *writing, *received;
+    int pending;                /* batches out */
+    bool granted, open, ending; /* it has granted credit; it has, and its end was not seen */
+    uint64_t credit;
+    struct list ready, sent;
+    uint64_t retry_ns, heard_ns; /* heard: something came, or it began to owe answers */
+    int failures;                /* in a row */
+};
+int route_init(struct route *r, struct client *c, const char *address, int number);
+void route_deinit(struct route *r);
+/* Opens it if it is closed and its time has come. */
+void route_open(struct route *r, uint64_t now);
+void route_take(struct route *r, struct op *op);
+/* True: a write was made ready, and route_write() must start it, without the lock. */
+bool route_begin_write(struct route *r, uint64_t now);
+void route_write(struct route *r);
+/* Owes answers and says nothing: ends it. */
+void route_watch(struct route *r, uint64_t now);
+void route_cancel(struct route *r);
+
+/* --- calls of their own: exchange.c --- */
+
+void exchange_start(struct client *c, struct op *op, uint64_t now);
+void exchange_cancel_all(struct client *c);
+
+/* --- the client --- */
+
+struct client {
+    txmsg_options *o;
+    grpc_completion_queue *queue;
+    pthread_t thread;
+    bool started, closing, unary;
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* room, or nothing in flight */
+    int64_t batches;        /* of core, out */
+
+    grpc_channel *lame;
+    grpc_call *waker; /* an empty batch on it wakes the engine */
+    struct event woken;
+    bool waking;
+
+    struct route *routes;
+    size_t routes_n;
+    struct list exchanges;
+    struct buf scratch; /* of the engine */
+
+    struct op **slots; /* by number; max_in_flight */
+    uint32_t *free_slots;
+    size_t free_n;
+    uint64_t generation;
+    struct list all, waiting, delayed, finished;
+    int64_t live, bytes, unheard; /* unheard: callers that wait for `changed` */
+    uint64_t earliest_ns;         /* no deadline is before it */
+    uint64_t tick_ns;
+    char last_error[256]; /* why no stream could be opened */
+
+    int fd; /* readable while `finished` has something; < 0 without dispatch */
+};
+int client_make(const txmsg_options *o, struct client **ret);
+/* Everything in flight ends, and nothing begins any more. */
+void client_close(struct client *c);
+/* After that, with nobody inside: the engine ends; callbacks that were to be dispatched come from here. */
+void client_destroy(struct client *c);
+/* TXMSG_OK: in flight, and the client's until it is finished; else an error. `wait`: for room, until its deadline. @thread any */
+int client_submit(struct client *c, struct op *op, bool wait);
+void client_wait(struct client *c, struct op *op); /* until it is finished; it is the caller's then */
+int client_flush(struct client *c, int64_t timeout_ms);
+int client_dispatch(struct client *c, int max);
+bool client_on_engine(void); /* the calling thread is that of an engine */
+
+/* For streams and calls, under the lock. */
+void client_start(struct client *c, grpc_call *call, const grpc_op *ops, size_t n, struct event *ev);
+struct op *op_of_tag(struct client *c, uint64_t tag);
+/* An attempt has ended; op->result says how. */
+void op_attempted(struct client *c, struct op *op, enum outcome o, uint64_t now);
+/* To a stream, to wait for one, or on a call of its own. */
+void op_route(struct client *c, struct op *op, uint64_t now);
+/* It is in flight no more: there is room. */
+void client_left(struct client *c, const struct op *op);
+void op_expire(struct client *c, struct op *op);
+void client_tick(struct client *c, uint64_t now);
+/* All of these look for a stream again. */
+void client_reroute(struct client *c, struct list *ops, uint64_t now);

@@ -1,0 +1,156 @@
+/* The life of an operation: into the slots, to a stream, repeated or ended. Under the lock but for op_new() and op_free(). */
+#include "engine.h"
+
+#include "base/uuid.h"
+#include "core/retry.h"
+#include "rpc/rpc.h"
+
+struct op *op_new(const struct op_content *content, size_t n, size_t fields) {
+    struct op *op = mem_alloc(sizeof(*op) + n);
+
+    if (!op)
+        return NULL;
+    *op = (struct op){.kind = content->kind, .n = n, .fields = fields};
+    list_init(&op->link);
+    list_init(&op->all);
+    op->hash = hash_bytes(content->id, UUID_TEXT - 1, 0);
+    result_init(&op->result);
+    memcpy(op->result.id.text, content->id, UUID_TEXT);
+    ASSERT(encode_request(content, op->bytes) == op->bytes + n);
+    return op;
+}
+
+void op_free(struct op *op) {
+    if (!op)
+        return;
+    result_deinit(&op->result);
+    mem_free(op);
+}
+
+struct op *op_of_tag(struct client *c, uint64_t tag) {
+    struct op *op = c->slots[tag % (uint64_t)c->o->max_in_flight];
+
+    return op && op->tag == tag ? op : NULL;
+}
+
+/* --- where to --- */
+
+static struct route *choose(struct client *c, const struct op *op) {
+    size_t n = 0, at;
+
+    for (size_t i = 0; i < c->routes_n; i++)
+        n += c->routes[i].open;
+    if (n == 0)
+        return NULL;
+    at = (size_t)((op->hash + (uint64_t)op->tries) % n);
+    for (size_t i = 0; i < c->routes_n; i++)
+        if (c->routes[i].open && at-- == 0)
+            return &c->routes[i];
+    UNREACHABLE();
+}
+
+void op_route(struct client *c, struct op *op, uint64_t now) {
+    struct route *r;
+
+    list_del(&op->link);
+    if (op->alone || c->unary) {
+        exchange_start(c, op, now);
+        return;
+    }
+    r = choose(c, op);
+    if (r) {
+        route_take(r, op);
+        return;
+    }
+    op->place = OP_WAITING;
+    list_add_tail(&c->waiting, &op->link);
+}
+
+void client_reroute(struct client *c, struct list *ops, uint64_t now) {
+    struct list moving = LIST_INIT(moving);
+
+    list_splice_tail(&moving, ops);
+    while (!list_empty(&moving))
+        op_route(c, LIST_ENTRY(moving.next, struct op, link), now);
+}
+
+/* --- how it ends --- */
+
+static void finish(struct client *c, struct op *op, int status) {
+    list_del(&op->link);
+    list_del(&op->all);
+    c->slots[op->tag % (uint64_t)c->o->max_in_flight] = NULL;
+    c->free_slots[c->free_n++] = (uint32_t)(op->tag % (uint64_t)c->o->max_in_flight);
+    op->place = OP_FINISHED;
+    op->result.status = status;
+    op->result.attempts = op->tries;
+    if (op->waiter) {
+        client_left(c, op);
+        op->waiter->done = true;
+        pthread_cond_signal(&op->waiter->changed);
+    } else {
+        list_add_tail(&c->finished, &op->link);
+    }
+}
+
+void op_attempted(struct client *c, struct op *op, enum outcome o, uint64_t now) {
+    static const struct backoff pause = {.initial_ms = 50, .max_ms = 2000, .factor = 2, .jitter = 0.5};
+    txmsg_result *r = &op->result;
+    int64_t delay_ms;
+
+    if (o == OUTCOME_DONE) {
+        finish(c, op, TXMSG_OK);
+        return;
+    }
+    if (o == OUTCOME_REFUSED) {
+        finish(c, op, op->maybe && !outcome_settles(r->code, r->reason) ? TXMSG_UNKNOWN : TXMSG_REFUSED);
+        return;
+    }
+    op->maybe |= o == OUTCOME_UNKNOWN;
+    delay_ms = MAX(backoff_delay_ms(&pause, op->tries, backoff_random()), r->retry_after_ms);
+    op->due_ns = now + (uint64_t)delay_ms * NS_PER_MS;
+    if (op->due_ns >= op->deadline_ns || c->closing) {
+        finish(c, op, op->maybe ? TXMSG_UNKNOWN : TXMSG_UNAVAILABLE);
+        return;
+    }
+    list_del(&op->link);
+    op->place = OP_DELAYED;
+    list_add_tail(&c->delayed, &op->link);
+}
+
+/* Its time is over, or that of the client. What an earlier attempt was told says more than that. */
+void op_expire(struct client *c, struct op *op) {
+    txmsg_result *r = &op->result;
+
+    op->maybe |= op->place == OP_SENT || op->place == OP_CALLING;
+    if (c->closing)
+        result_error(r, RPC_CANCELLED, "CLIENT_CLOSED", "the client was freed");
+    else if (op->tries == 0)
+        result_error(r, RPC_UNAVAILABLE, "", c->last_error[0] ? c->last_error : "no connection within the deadline");
+    else if (r->code == RPC_OK)
+        result_error(r, RPC_DEADLINE_EXCEEDED, "", "no answer within the deadline");
+    finish(c, op, op->maybe ? TXMSG_UNKNOWN : TXMSG_UNAVAILABLE);
+}
+
+/* Gives deadlines and repeats their due. */
+void client_tick(struct client *c, uint64_t now) {
+    if (now >= c->earliest_ns) {
+        c->earliest_ns = UINT64_MAX;
+        LIST_FOR_SAFE (e, &c->all) {
+            struct op *op = LIST_ENTRY(e, struct op, all);
+
+            if (now >= op->deadline_ns)
+                op_expire(c, op);
+            else
+                c->earliest_ns = MIN(c->earliest_ns, op->deadline_ns);
+        }
+    }
+    LIST_FOR_SAFE (e, &c->delayed) {
+        struct op *op = LIST_ENTRY(e, struct op, link);
+
+        if (now >= op->due_ns)
+            op_route(c, op, now);
+    }
+    for (size_t i = 0; i < c->routes_n; i++)
+        route_watch(&c->routes[i], now);
+}

@@ -1,0 +1,173 @@
+#include "options.h"
+
+enum {
+    MAGIC = 0x74786d6f,
+    CALL_MAGIC = 0x74786d63,
+    DEAD = 0x64656164,
+    TEXT_MAX = 4096,
+    IN_FLIGHT_MAX = 65536,
+};
+#define CHECK_AFTER_MAX_MS (30 * INT64_C(86400000))
+#define BYTES_MIN          (INT64_C(64) << 10)
+#define BYTES_MAX          (INT64_C(16) << 30)
+
+/* --- of a client --- */
+
+bool options_valid(const txmsg_options *o) {
+    return o && o->magic == MAGIC;
+}
+
+txmsg_options *txmsg_options_new(void) {
+    txmsg_options *o = mem_zalloc(sizeof(*o));
+
+    if (!o)
+        return NULL;
+    *o = (txmsg_options){
+        .magic = MAGIC, .timeout_ms = 10000, .max_in_flight = 4096, .max_bytes = 64 << 20, .channels = 1};
+    return o;
+}
+
+void txmsg_options_free(txmsg_options *o) {
+    if (!options_valid(o))
+        return;
+    o->magic = DEAD;
+    for (size_t i = 0; i < o->addresses_n; i++)
+        mem_free(o->addresses[i]);
+    mem_free(o->producer);
+    mem_free(o);
+}
+
+static bool text_ok(const char *s) {
+    return s && s[0] && strlen(s) <= TEXT_MAX && text_valid(bytes_str(s));
+}
+
+static int replace_text(char **at, const char *s) {
+    char *copy = mem_strdup(s);
+
+    if (!copy)
+        return TXMSG_ERROR_MEMORY;
+    mem_free(*at);
+    *at = copy;
+    return TXMSG_OK;
+}
+
+int txmsg_options_add_address(txmsg_options *o, const char *address) {
+    if (!options_valid(o) || !text_ok(address) || o->addresses_n >= ADDRESSES_MAX)
+        return TXMSG_ERROR_INVALID;
+    o->addresses[o->addresses_n] = mem_strdup(address);
+    if (!o->addresses[o->addresses_n])
+        return TXMSG_ERROR_MEMORY;
+    o->addresses_n++;
+    return TXMSG_OK;
+}
+
+int txmsg_options_set_producer(txmsg_options *o, const char *producer) {
+    return options_valid(o) && text_ok(producer) ? replace_text(&o->producer, producer) : TXMSG_ERROR_INVALID;
+}
+
+static int set_number(int64_t *at, int64_t value, int64_t min, int64_t max) {
+    if (value < min || value > max)
+        return TXMSG_ERROR_INVALID;
+    *at = value;
+    return TXMSG_OK;
+}
+
+int txmsg_options_set_timeout_ms(txmsg_options *o, int64_t timeout_ms) {
+    return options_valid(o) ? set_number(&o->timeout_ms, timeout_ms, 1, TIMEOUT_MAX_MS) : TXMSG_ERROR_INVALID;
+}
+
+int txmsg_options_set_max_in_flight(txmsg_options *o, int64_t operations) {
+    return options_valid(o) ? set_number(&o->max_in_flight, operations, 1, IN_FLIGHT_MAX) : TXMSG_ERROR_INVALID;
+}
+
+int txmsg_options_set_max_bytes(txmsg_options *o, int64_t bytes) {
+    return options_valid(o) ? set_number(&o->max_bytes, bytes, BYTES_MIN, BYTES_MAX) : TXMSG_ERROR_INVALID;
+}
+
+int txmsg_options_set_channels(txmsg_options *o, int64_t channels) {
+    return options_valid(o) ? set_number(&o->channels, channels, 1, CHANNELS_MAX) : TXMSG_ERROR_INVALID;
+}
+
+int txmsg_options_set_unary(txmsg_options *o, int unary) {
+    if (!options_valid(o) || (unary != 0 && unary != 1))
+        return TXMSG_ERROR_INVALID;
+    o->unary = unary;
+    return TXMSG_OK;
+}
+
+int txmsg_options_set_dispatch(txmsg_options *o, int dispatch) {
+    if (!options_valid(o) || (dispatch != 0 && dispatch != 1))
+        return TXMSG_ERROR_INVALID;
+    o->dispatch = dispatch;
+    return TXMSG_OK;
+}
+
+txmsg_options *options_copy(const txmsg_options *o) {
+    txmsg_options *c = txmsg_options_new();
+    int e = c ? TXMSG_OK : TXMSG_ERROR_MEMORY;
+
+    for (size_t i = 0; !e && i < o->addresses_n; i++)
+        e = txmsg_options_add_address(c, o->addresses[i]);
+    if (!e && o->addresses_n == 0)
+        e = txmsg_options_add_address(c, "127.0.0.1:7400");
+    if (!e && o->producer)
+        e = txmsg_options_set_producer(c, o->producer);
+    if (e) {
+        txmsg_options_free(c);
+        return NULL;
+    }
+    c->timeout_ms = o->timeout_ms;
+    c->max_in_flight = o->max_in_flight;
+    c->max_bytes = o->max_bytes;
+    c->channels = o->channels;
+    c->unary = o->unary;
+    c->dispatch = o->dispatch;
+    return c;
+}
+
+/* --- of a call --- */
+
+bool call_options_valid(const txmsg_call_options *o) {
+    return o && o->magic == CALL_MAGIC;
+}
+
+txmsg_call_options *txmsg_call_options_new(void) {
+    txmsg_call_options *o = mem_zalloc(sizeof(*o));
+
+    if (o)
+        o->magic = CALL_MAGIC;
+    return o;
+}
+
+void txmsg_call_options_free(txmsg_call_options *o) {
+    if (!call_options_valid(o))
+        return;
+    o->magic = DEAD;
+    mem_free(o->business_key);
+    mem_free(o->reason);
+    mem_free(o);
+}
+
+int txmsg_call_options_set_timeout_ms(txmsg_call_options *o, int64_t timeout_ms) {
+    return call_options_valid(o) ? set_number(&o->timeout_ms, timeout_ms, 0, TIMEOUT_MAX_MS) : TXMSG_ERROR_INVALID;
+}
+
+int txmsg_call_options_set_check_after_ms(txmsg_call_options *o, int64_t age_ms) {
+    return call_options_valid(o) ? set_number(&o->check_after_ms, age_ms, 0, CHECK_AFTER_MAX_MS) : TXMSG_ERROR_INVALID;
+}
+
+static int set_or_clear(char **at, const char *s) {
+    if (s)
+        return text_ok(s) ? replace_text(at, s) : TXMSG_ERROR_INVALID;
+    mem_free(*at);
+    *at = NULL;
+    return TXMSG_OK;
+}
+
+int txmsg_call_options_set_business_key(txmsg_call_options *o, const char *key) {
+    return call_options_valid(o) ? set_or_clear(&o->business_key, key) : TXMSG_ERROR_INVALID;
+}
+
+int txmsg_call_options_set_reason(txmsg_call_options *o, const char *reason) {
+    return call_options_valid(o) ? set_or_clear(&o->reason, reason) : TXMSG_ERROR_INVALID;
+}

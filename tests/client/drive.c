@@ -1,0 +1,227 @@
+/*
+ *   prepare ID TOPIC BODY TIMEOUT_MS       ID `-`: the library makes it
+ *   publish ID TOPIC BODY TIMEOUT_MS
+ *   confirm ID TIMEOUT_MS
+ *   cancel ID TIMEOUT_MS
+ *   transaction ID TOPIC BODY DECISION TIMEOUT_MS    DECISION: committed, rolled_back, undecided, wait (until a line comes), jump
+ *   async, flood, threads                  drive.h
+ *   flush TIMEOUT_MS, free, again (free once more), fork, misuse TOPIC
+ */
+#include "drive.h"
+
+#include <setjmp.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static jmp_buf out;
+static char executor_decision[32];
+
+static void say_result(const struct drive *d, int status) {
+    const txmsg_result *r = d->result;
+
+    printf("%s id=%s state=%d origin=%d code=%s reason=%s attempts=%d executed=%d decided=%d text=%s\n",
+           txmsg_status_name(status), txmsg_result_id(r)->text, txmsg_result_state(r), txmsg_result_origin(r),
+           txmsg_result_code_name(r), txmsg_result_reason(r), txmsg_result_attempts(r), txmsg_result_executed(r),
+           txmsg_result_decision_time_us(r) > 0, txmsg_result_message(r));
+    fflush(stdout);
+}
+
+static void say(int status) {
+    printf("%s\n", txmsg_status_name(status));
+    fflush(stdout);
+}
+
+static txmsg_id id_of(const char *word) {
+    txmsg_id id = {""};
+
+    if (word[0] != '-')
+        snprintf(id.text, sizeof(id.text), "%s", word);
+    return id;
+}
+
+static txmsg_message *message_of(const char *topic, const char *body) {
+    txmsg_message *m = txmsg_message_new(topic);
+
+    ASSERT(m && txmsg_message_set_body(m, body, strlen(body)) == TXMSG_OK);
+    ASSERT(txmsg_message_set_key(m, "key", 3) == TXMSG_OK);
+    ASSERT(txmsg_message_set_content_type(m, "text/plain") == TXMSG_OK);
+    ASSERT(txmsg_message_add_header(m, "colour", "green") == TXMSG_OK);
+    return m;
+}
+
+static const txmsg_call_options *timeout(struct drive *d, const char *ms) {
+    ASSERT(txmsg_call_options_set_timeout_ms(d->options, strtoll(ms, NULL, 10)) == TXMSG_OK);
+    return d->options;
+}
+
+static enum txmsg_decision execute(void *arg, const txmsg_id *id) {
+    char line[64];
+
+    printf("executing id=%s\n", id->text);
+    fflush(stdout);
+    if (strcmp(executor_decision, "jump") == 0)
+        longjmp(out, 1);
+    if (strcmp(executor_decision, "wait") == 0)
+        ASSERT(fgets(line, sizeof(line), stdin));
+    return strcmp(executor_decision, "undecided") == 0     ? TXMSG_UNDECIDED
+           : strcmp(executor_decision, "rolled_back") == 0 ? TXMSG_ROLLED_BACK
+                                                           : TXMSG_COMMITTED;
+}
+
+static void transaction(struct drive *d, char **w) {
+    txmsg_id id = id_of(w[1]);
+    txmsg_message *m = message_of(w[2], w[3]);
+    const txmsg_message *const messages[] = {m};
+
+    snprintf(executor_decision, sizeof(executor_decision), "%s", w[4]);
+    if (setjmp(out) == 0)
+        say_result(d,
+                   txmsg_send_in_transaction(d->client, &id, messages, 1, execute, NULL, timeout(d, w[5]), d->result));
+    else
+        printf("jumped\n");
+    fflush(stdout);
+    txmsg_message_free(m);
+}
+
+static void send_one(struct drive *d, char **w) {
+    txmsg_id id = id_of(w[1]);
+    txmsg_message *m = message_of(w[2], w[3]);
+    const txmsg_message *const messages[] = {m};
+    const txmsg_call_options *o = timeout(d, w[4]);
+
+    say_result(d, w[0][1] == 'r' ? txmsg_prepare(d->client, &id, messages, 1, o, d->result)
+                                 : txmsg_publish(d->client, &id, messages, 1, o, d->result));
+    txmsg_message_free(m);
+}
+
+static void decide(struct drive *d, char **w) {
+    txmsg_id id = id_of(w[1]);
+    const txmsg_call_options *o = timeout(d, w[2]);
+
+    say_result(d, strcmp(w[0], "confirm") == 0 ? txmsg_confirm(d->client, &id, o, d->result)
+                                               : txmsg_cancel(d->client, &id, o, d->result));
+}
+
+/* What a child is answered, as one line; the parent's client goes on. */
+static void in_child(struct drive *d) {
+    txmsg_id id = {""};
+    int status;
+
+    if (fork() == 0) {
+        printf("confirm=%s flush=%s in_flight=%s free=%s\n",
+               txmsg_status_name(txmsg_confirm(d->client, &id, NULL, d->result)),
+               txmsg_status_name(txmsg_client_flush(d->client, 10)),
+               txmsg_status_name((int)txmsg_client_in_flight(d->client)),
+               txmsg_status_name(txmsg_client_free(d->client)));
+        fflush(stdout);
+        _exit(0);
+    }
+    ASSERT(wait(&status) > 0 && status == 0);
+}
+
+static void misuse(struct drive *d, const char *topic) {
+    static const char not_made[] = "not a message";
+    txmsg_message *m = message_of(topic, "x");
+    const txmsg_message *const one[] = {m}, *const none[] = {NULL};
+    const txmsg_message *wrong[1];
+    txmsg_id id = {""}, bad = {"nonsense"}, upper = {"01A1FDA4-3E4E-7A28-AA69-48F54CBE73EB"};
+    txmsg_client *c = d->client;
+
+    memcpy(wrong, (const void *[]){not_made}, sizeof(wrong));
+    int answers[] = {
+        txmsg_prepare(NULL, &id, one, 1, NULL, NULL),
+        txmsg_prepare(c, NULL, one, 1, NULL, NULL),
+        txmsg_prepare(c, &id, NULL, 1, NULL, NULL),
+        txmsg_prepare(c, &id, one, 0, NULL, NULL),
+        txmsg_prepare(c, &id, one, 4097, NULL, NULL),
+        txmsg_prepare(c, &id, none, 1, NULL, NULL),
+        txmsg_prepare(c, &id, wrong, 1, NULL, NULL),
+        txmsg_prepare(c, &bad, one, 1, NULL, NULL),
+        txmsg_confirm(c, &id, NULL, NULL),
+        txmsg_confirm(c, &upper, NULL, NULL),
+        txmsg_cancel(c, NULL, NULL, NULL),
+        txmsg_prepare_async(c, &id, one, 1, NULL, NULL, NULL),
+        txmsg_client_flush(c, -1),
+        txmsg_client_dispatch(c, -1),
+        txmsg_send_in_transaction(c, &id, one, 1, NULL, NULL, NULL, NULL),
+    };
+    size_t n = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(answers); i++)
+        n += answers[i] == TXMSG_ERROR_INVALID;
+    printf("invalid=%zu of=%zu id=%s\n", n, ARRAY_LEN(answers), id.text);
+    fflush(stdout);
+    txmsg_message_free(m);
+}
+
+static void obey(struct drive *d, char **w) {
+    if (strcmp(w[0], "prepare") == 0 || strcmp(w[0], "publish") == 0) {
+        send_one(d, w);
+    } else if (strcmp(w[0], "confirm") == 0 || strcmp(w[0], "cancel") == 0) {
+        decide(d, w);
+    } else if (strcmp(w[0], "transaction") == 0) {
+        transaction(d, w);
+    } else if (strcmp(w[0], "async") == 0) {
+        drive_async(d, (int)strtol(w[1], NULL, 10), w[2]);
+    } else if (strcmp(w[0], "flood") == 0) {
+        drive_flood(d, (int)strtol(w[1], NULL, 10), w[2]);
+    } else if (strcmp(w[0], "threads") == 0) {
+        drive_threads(d, (int)strtol(w[1], NULL, 10), (int)strtol(w[2], NULL, 10), w[3]);
+    } else if (strcmp(w[0], "flush") == 0) {
+        say(txmsg_client_flush(d->client, strtoll(w[1], NULL, 10)));
+    } else if (strcmp(w[0], "free") == 0) {
+        say(txmsg_client_free(d->client));
+    } else if (strcmp(w[0], "fork") == 0) {
+        in_child(d);
+    } else if (strcmp(w[0], "misuse") == 0) {
+        misuse(d, w[1]);
+    } else {
+        printf("what is %s?\n", w[0]);
+        fflush(stdout);
+    }
+}
+
+static txmsg_client *make(struct drive *d, int argc, char **argv) {
+    txmsg_options *o = txmsg_options_new();
+    txmsg_client *c = NULL;
+
+    for (int i = 1; i + 1 < argc; i += 2) {
+        const char *name = argv[i], *value = argv[i + 1];
+        int64_t number = strtoll(value, NULL, 10);
+        int e = strcmp(name, "--server") == 0      ? txmsg_options_add_address(o, value)
+                : strcmp(name, "--producer") == 0  ? txmsg_options_set_producer(o, value)
+                : strcmp(name, "--unary") == 0     ? txmsg_options_set_unary(o, (int)number)
+                : strcmp(name, "--dispatch") == 0  ? txmsg_options_set_dispatch(o, (int)number)
+                : strcmp(name, "--in-flight") == 0 ? txmsg_options_set_max_in_flight(o, number)
+                : strcmp(name, "--channels") == 0  ? txmsg_options_set_channels(o, number)
+                : strcmp(name, "--timeout") == 0   ? txmsg_options_set_timeout_ms(o, number)
+                                                   : TXMSG_ERROR_INVALID;
+        ASSERT(e == TXMSG_OK);
+        d->dispatch |= strcmp(name, "--dispatch") == 0 && number;
+    }
+    ASSERT(txmsg_client_new(o, &c) == TXMSG_OK);
+    txmsg_options_free(o);
+    return c;
+}
+
+int main(int argc, char **argv) {
+    struct drive d = {.result = txmsg_result_new(), .options = txmsg_call_options_new()};
+    static char line[1 << 20];
+    int status;
+
+    d.client = make(&d, argc, argv);
+    while (fgets(line, sizeof(line), stdin)) {
+        char *words[WORDS_MAX + 1] = {NULL}, *rest = line, *word;
+        size_t n = 0;
+
+        while (n < WORDS_MAX && (word = strtok_r(n ? NULL : line, " \n", &rest)) != NULL)
+            words[n++] = word;
+        if (n > 0)
+            obey(&d, words);
+    }
+    status = txmsg_client_free(d.client);
+    ASSERT(status == TXMSG_OK || status == TXMSG_ERROR_CLOSED);
+    txmsg_result_free(d.result);
+    txmsg_call_options_free(d.options);
+    return 0;
+}
