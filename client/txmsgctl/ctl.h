@@ -1,8 +1,7 @@
 /*
  * txmsgctl: one blocking call per command, tables for people, --json for scripts.
  *
- * Exit codes: 0 done; 1 the service refused; 2 usage; 3 service or database unreachable; 4 outcome unknown (repeat the same id);
- * 5 diff: there are differences.
+ * Exit codes: see ctl_exits in commands.c.
  */
 #pragma once
 
@@ -10,6 +9,8 @@
 #include "base/json.h"
 #include "rpc/client.h"
 #include "rpc/jsonpb.h"
+
+#include "google/protobuf/timestamp.pb-c.h"
 
 enum {
     CTL_OK = 0,
@@ -102,11 +103,12 @@ char *ctl_opt(const struct ctl *c,
  * (the answer was no) or CTL_USAGE (nobody can be asked), both after saying so.
  */
 int ctl_confirm(const struct ctl *c, const char *question) MUSTCHECK;
+/* In red, at a terminal that may be coloured (NO_COLOR). */
+const char *ctl_red(struct ctl *c, const char *s);
 char *ctl_actor(const struct ctl *c);             /* --actor, or the login name */
 int ctl_limit(const struct ctl *c, int32_t *ret); /* --limit; CTL_OK or CTL_USAGE */
-struct Google__Protobuf__Timestamp;
 /* The time that an option gives: RFC 3339, or that far ahead (sign 1) or ago (-1); NULL = not given. CTL_OK or CTL_USAGE */
-int ctl_time_option(struct ctl *c, const char *name, int sign, struct Google__Protobuf__Timestamp **ret) MUSTCHECK;
+int ctl_time_option(struct ctl *c, const char *name, int sign, Google__Protobuf__Timestamp **ret) MUSTCHECK;
 int ctl_more(const char *next_page_token); /* tells people that there are more; CTL_OK */
 /* The content of a file, "-" = standard input; NULL after printing why. */
 const char *ctl_read_file(struct ctl *c, const char *path, size_t *ret_n);
@@ -119,5 +121,15 @@ struct ctl_command {
     const struct ctl_option *options;
     int (*run)(struct ctl *c);
 };
-extern const struct ctl_command message_commands[], admin_commands[], dead_commands[], object_commands[],
-    watch_commands[], topology_commands[], migrate_commands[];
+extern const struct ctl_command message_commands[], watch_commands[], topology_commands[], object_commands[],
+    admin_commands[], dead_commands[], monitor_commands[], migrate_commands[], shell_commands[];
+
+/* --- commands.c: all of it, for help, completions and the man page --- */
+
+extern const struct ctl_option ctl_global_options[];
+extern const struct ctl_command *const ctl_tables[]; /* the last is NULL */
+struct ctl_exit {
+    int code;
+    const char *text;
+};
+extern const struct ctl_exit ctl_exits[]; /* the last has no text */

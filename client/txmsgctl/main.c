@@ -1,18 +1,6 @@
 /* Finds the command by its words, parses its options, runs it. */
 #include "txmsgctl/ctl.h"
 
-static const struct ctl_option global_options[] = {
-    {"--server", "HOST:PORT", "the service; default TXMSG_SERVER or 127.0.0.1:7400"},
-    {"--json", NULL, "JSON instead of tables"},
-    {"--timeout", "DURATION", "of one call; default 10s"},
-    {"--help", NULL, "this text, or that of a command"},
-    {"--version", NULL, "the version"},
-    {NULL, NULL, NULL},
-};
-
-static const struct ctl_command *const tables[] = {message_commands, topology_commands, admin_commands,  dead_commands,
-                                                   object_commands,  watch_commands,    migrate_commands};
-
 static void print_options(const struct ctl_option *o) {
     for (; o && o->name; o++) {
         char left[48];
@@ -23,23 +11,23 @@ static void print_options(const struct ctl_option *o) {
 
 static void help(void) {
     puts("txmsgctl [options] COMMAND ...\n\nCommands:");
-    for (size_t t = 0; t < ARRAY_LEN(tables); t++)
-        for (const struct ctl_command *c = tables[t]; c->words; c++) {
+    for (const struct ctl_command *const *t = ctl_tables; *t; t++)
+        for (const struct ctl_command *c = *t; c->words; c++) {
             char left[64];
             snprintf(left, sizeof(left), "%s %s", c->words, c->operands);
             printf("  %-28s %s\n", left, c->help);
         }
     puts("\nOptions of every command:");
-    print_options(global_options);
-    puts(
-        "\nExit codes: 0 done, 1 refused, 2 usage, 3 unreachable, 4 outcome unknown (repeat the same id), 5 diff: they "
-        "differ.");
+    print_options(ctl_global_options);
+    puts("\nExit codes:");
+    for (const struct ctl_exit *e = ctl_exits; e->text; e++)
+        printf("  %d  %s\n", e->code, e->text);
 }
 
 static void command_help(const struct ctl_command *c) {
     printf("txmsgctl %s %s\n  %s\n\nOptions:\n", c->words, c->operands, c->help);
     print_options(c->options);
-    print_options(global_options);
+    print_options(ctl_global_options);
 }
 
 /* Words of a command that argv begins with, once options are left out; 0 = another command. */
@@ -59,8 +47,8 @@ static int matches(const struct ctl_command *c, const struct ctl_args *a) {
 
 /* Options differ by command, so the words are found first with all options of all commands allowed. */
 static const struct ctl_command *find_command(int argc, char **argv, int *words) {
-    for (size_t t = 0; t < ARRAY_LEN(tables); t++)
-        for (const struct ctl_command *c = tables[t]; c->words; c++) {
+    for (const struct ctl_command *const *t = ctl_tables; *t; t++)
+        for (const struct ctl_command *c = *t; c->words; c++) {
             struct ctl_args a = {0};
             /* Words before the first option that is not global are enough to tell. */
             for (int i = 0; i < argc && a.words_n < 4; i++) {
@@ -83,7 +71,7 @@ int main(int argc, char **argv) {
     struct ctl c = {.timeout_ms = 10000};
     int words = 0;
     const struct ctl_command *cmd = find_command(argc - 1, argv + 1, &words);
-    if (args_parse(argc - 1, argv + 1, global_options, cmd ? cmd->options : NULL, &c.args) < 0)
+    if (args_parse(argc - 1, argv + 1, ctl_global_options, cmd ? cmd->options : NULL, &c.args) < 0)
         return ctl_usage("cannot read the command line");
     if (args_has(&c.args, "--version")) {
         puts("txmsgctl " TXMSG_VERSION);

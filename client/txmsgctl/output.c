@@ -3,8 +3,6 @@
 
 #include "base/clock.h"
 
-#include "google/protobuf/timestamp.pb-c.h"
-
 #include <unistd.h>
 
 enum { FILE_BYTES_MAX = 16 << 20, COLUMNS_MAX = 12, PAGE = 1000 };
@@ -24,11 +22,15 @@ void table_row(struct table *t, int columns, ...) {
     t->rows++;
 }
 
-/* Columns of a terminal: UTF-8 continuation bytes take none. */
+/* Columns of a terminal: UTF-8 continuation bytes and colours take none. */
 static int width(const char *s) {
     int n = 0;
-    for (; *s; s++)
-        n += ((unsigned char)*s & 0xc0) != 0x80;
+    for (; *s; s++) {
+        if (*s == '\x1b') /* up to its `m` */
+            s += strcspn(s, "m");
+        else
+            n += ((unsigned char)*s & 0xc0) != 0x80;
+    }
     return n;
 }
 
@@ -209,6 +211,13 @@ const char *ctl_time(struct ctl *c, const void *timestamp) {
     clock_format(clock_us(t->seconds, t->nanos), text);
     text[10] = ' ';
     return mem_must(arena_strndup(&c->arena, text, 23));
+}
+
+const char *ctl_red(struct ctl *c, const char *s) {
+    const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
+    if (!isatty(STDOUT_FILENO) || (no && *no) || !term || !strcmp(term, "dumb"))
+        return s;
+    return mem_must(arena_printf(&c->arena, "\x1b[31m%s\x1b[0m", s));
 }
 
 const char *ctl_enum(struct ctl *c, const ProtobufCEnumDescriptor *d, int value) {

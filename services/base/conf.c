@@ -595,15 +595,17 @@ static void reference_row(const struct conf_option *o, struct buf *out) {
 void conf_reference(const struct conf_option *table, struct buf *out) {
     const char *section = NULL;
     size_t section_n = 0;
-    buf_put_str(out,
-                "# Configuration\n\n"
-                "Stronger sources win: default, YAML file (`--config`, `" PREFIX "CONFIG`), environment, "
-                "command line (`--name=value`).\n"
-                "A secret may stand in a file that `" PREFIX "..._FILE` names.\n\n"
-                "`--check-config` reads all of them, says what is wrong and ends; `--show-config` prints each value "
-                "with its source,\nsecrets masked. On SIGHUP the sources are read again: options of type *reload* "
-                "take their new value, others that\ndiffer are named in a warning and wait for the next start. "
-                "A mistake is logged, and everything stays as it was.\n");
+    buf_put_str(
+        out,
+        "# Configuration\n\n"
+        "Stronger sources win: default, YAML file (`--config`, `" PREFIX "CONFIG`), environment, "
+        "command line (`--name=value`).\n"
+        "A secret may stand in a file that `" PREFIX "..._FILE` names.\n\n"
+        "`txmsgd config check` (or `--check-config`) reads all of them, says what is wrong and ends; `txmsgd config "
+        "show` (or\n`--show-config`) prints each value with its source, secrets masked. On SIGHUP the sources are read "
+        "again: options of type *reload* "
+        "take their new value, others that\ndiffer are named in a warning and wait for the next start. "
+        "A mistake is logged, and everything stays as it was.\n");
     for (const struct conf_option *o = table; o->name; o++) {
         const char *dot = strchr(o->name, '.');
         size_t n = dot ? (size_t)(dot - o->name) : 0;

@@ -36,10 +36,16 @@ const struct pg_stmt run_stmts[] = {
                       " WHERE l.lane = $1::int4 AND l.run = $2::uuid AND l.state <> 'drained')"
                       " AND ($2::uuid = $3::uuid OR coalesce((SELECT w.beat FROM worker w"
                       " WHERE w.run = $2::uuid), -1) = $4::int8)"},
-    {"run_take", "UPDATE lane l SET run = $3::uuid, state = 'sealed'"
-                 " WHERE l.lane = $1::int4 AND l.run = $2::uuid AND l.state <> 'drained'"
-                 " AND ($2::uuid = $3::uuid OR coalesce((SELECT w.beat FROM worker w"
-                 " WHERE w.run = $2::uuid), -1) = $4::int8)"},
+    /* In the audit too, but for what a worker takes from itself and for lanes that belong to nobody. */
+    {"run_take",
+     "WITH t AS (UPDATE lane l SET run = $3::uuid, state = 'sealed'"
+     " WHERE l.lane = $1::int4 AND l.run = $2::uuid AND l.state <> 'drained'"
+     " AND ($2::uuid = $3::uuid OR coalesce((SELECT w.beat FROM worker w WHERE w.run = $2::uuid), -1) = $4::int8)"
+     " RETURNING l.lane)"
+     " INSERT INTO audit (actor, act, object, reason) SELECT 'txmsgd', 'lane.takeover', 'lane/' || t.lane,"
+     " CASE WHEN EXISTS (SELECT FROM worker w WHERE w.run = $2::uuid) THEN 'the heartbeat of its worker stood still'"
+     " ELSE 'its worker has ended' END FROM t"
+     " WHERE $2::uuid <> $3::uuid AND $2::uuid <> '00000000-0000-0000-0000-000000000000'"},
     /* Only if the row was written by this transaction, that is, if run_take hit it. */
     {"run_seal", "INSERT INTO lane_log (lane, seq, kind, nonce)"
                  " SELECT l.lane, coalesce((SELECT g.seq FROM lane_log g WHERE g.lane = $1::int4"

@@ -20,6 +20,7 @@
 #include "store/stmts.h"
 #include "store/topo.h"
 #include "txmsgd/files.h"
+#include "txmsgd/manual.h"
 #include "txmsgd/worker.h"
 
 #include <signal.h>
@@ -414,6 +415,17 @@ int main(int argc, char **argv) {
     if (argc == 2 && !strcmp(argv[1], "--print-statements")) {
         print_statements();
         return 0;
+    }
+    if (argc == 2 && !strcmp(argv[1], "--print-man")) {
+        manual_print();
+        return 0;
+    }
+    /* `config check` and `config show` are the same as the options, in the words of other programs. */
+    if (argc > 2 && !strcmp(argv[1], "config") && (!strcmp(argv[2], "check") || !strcmp(argv[2], "show"))) {
+        argv[1] = (char *)(uintptr_t)(argv[2][0] == 'c' ? "--check-config" : "--show-config");
+        for (int i = 2; i < argc; i++)
+            argv[i] = argv[i + 1];
+        argc--;
     }
     bool show = take_word(&argc, argv, "--show-config"), check = take_word(&argc, argv, "--check-config");
     signal(SIGPIPE, SIG_IGN);

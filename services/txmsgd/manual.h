@@ -1,0 +1,4 @@
+/* The manual page of the daemon, made from the option table. */
+#pragma once
+
+void manual_print(void); /* roff, to standard output */
