@@ -278,6 +278,11 @@ static void put_message(struct buf *a, const struct lane_op *op, uint16_t n) {
     put_time(&a[A_EXPIRE_AT], m ? m->expire_at_us : 0);
 }
 
+static void begin_arrays(struct lane *l, const uint32_t *oids, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        pgarr_begin(&l->arrays[i], oids[i]);
+}
+
 static int end_arrays(struct lane *l, int n, struct pg_params *p) {
     for (int i = 0; i < n; i++) {
         int r = pgarr_end(&l->arrays[i]);
@@ -299,8 +304,6 @@ enum message_part { ALL_MESSAGES, HEADERS_ONLY, OTHERS_OF_WINNERS };
 /* Sends the message rows of one part, if there are any. */
 static int send_messages(struct lane *l, enum message_part part) {
     struct lane_batch *b = &l->b;
-    for (int i = 0; i < A_MESSAGE_COLUMNS; i++)
-        pgarr_begin(&l->arrays[i], message_oids[i]);
     unsigned rows = 0;
     bool timed = false;
     for (uint32_t i = 0; i < b->ops_n; i++) {
@@ -310,6 +313,8 @@ static int send_messages(struct lane *l, enum message_part part) {
         uint32_t total = op->content ? op->content->messages_n : 1;
         uint32_t from = part == OTHERS_OF_WINNERS ? 1 : 0, to = part == HEADERS_ONLY ? 1 : total;
         for (uint32_t n = from; n < to; n++, rows++) {
+            if (rows == 0)
+                begin_arrays(l, message_oids, A_MESSAGE_COLUMNS);
             put_message(l->arrays, op, (uint16_t)n);
             timed = timed || (op->content && msg_has_times(&op->content->messages[n]));
         }
@@ -334,13 +339,13 @@ static int send_decisions(struct lane *l, bool exact) {
     static const uint32_t oids[] = {OID_UUID, OID_INT2, OID_INT2, OID_TEXT, OID_TEXT, OID_TEXT, OID_BYTEA};
     struct lane_batch *b = &l->b;
     struct buf *a = l->arrays;
-    for (size_t i = 0; i < ARRAY_LEN(oids); i++)
-        pgarr_begin(&a[i], oids[i]);
     unsigned rows = 0;
     for (uint32_t i = 0; i < b->ops_n; i++) {
         const struct lane_op *op = b->ops[b->order[i]];
         if (!op || !decides(op))
             continue;
+        if (rows == 0)
+            begin_arrays(l, oids, ARRAY_LEN(oids));
         struct bytes want = op->kind == OP_PUBLISH ? op->content->producer : op->producer;
         pgarr_uuid(&a[0], &op->id);
         pgarr_int16(&a[1], op->kind == OP_CANCEL ? TX_ROLLED_BACK : TX_COMMITTED);

@@ -108,13 +108,11 @@ int64_t pg_get_time_us(const PGresult *r, int row, int col) {
 
 enum { ARRAY_HEADER = 20, AT_DIMS = 0, AT_NULLS = 4, AT_LENGTH = 12 };
 
+/* In one piece: a small batch begins more arrays than it puts elements into. */
 void pgarr_begin(struct buf *b, uint32_t elem_oid) {
+    const uint32_t header[ARRAY_HEADER / sizeof(uint32_t)] = {htobe32(1), 0, htobe32(elem_oid), 0, htobe32(1)};
     buf_reset(b);
-    buf_put_be32(b, 1);
-    buf_put_be32(b, 0);
-    buf_put_be32(b, elem_oid);
-    buf_put_be32(b, 0);
-    buf_put_be32(b, 1);
+    buf_put(b, header, sizeof(header));
 }
 
 static void count_up(struct buf *b) {
