@@ -186,7 +186,7 @@ static void on_state(void *arg, int code, const struct view_tx *t) {
 
 static void run_resolve(struct job *job) {
     struct stuck *j = CONTAINER_OF(job, struct stuck, job);
-    if (view_get(job_conn(job), &j->id, false, on_state, j) < 0) {
+    if (view_get(job_conn(job), &j->id, false, false, on_state, j) < 0) {
         job_unavailable(job);
         job_done(job);
     }

@@ -208,6 +208,31 @@ static int put_message(struct arena *a, const struct view_message *m, Txmsg__V1_
     return 0;
 }
 
+/* The attempts of a delivery, oldest first. False when the arena is full. */
+static bool put_attempts(struct arena *a, const struct view_delivery *d, Txmsg__V1__Delivery *o) {
+    if (!d->history_n)
+        return true;
+    o->history = arena_alloc(a, d->history_n * sizeof(*o->history));
+    for (size_t i = 0; o->history && i < d->history_n; i++) {
+        const struct view_attempt *v = &d->history[i];
+        Txmsg__V1__DeliveryAttempt *t = arena_alloc(a, sizeof(*t));
+        if (!t)
+            return false;
+        txmsg__v1__delivery_attempt__init(t);
+        t->attempt = v->attempt;
+        t->status = v->status;
+        t->latency_ms = v->latency_ms;
+        t->error_class = copy(a, v->class);
+        t->error = copy(a, v->error);
+        t->response = copy(a, v->response);
+        t->worker = copy(a, v->worker);
+        if (!t->error_class || !t->error || !t->response || !t->worker || !codec_timestamp(a, v->at_us, &t->end_time))
+            return false;
+        o->history[o->n_history++] = t;
+    }
+    return o->history != NULL;
+}
+
 Txmsg__V1__Delivery *codec_delivery(struct arena *a, const struct view_delivery *d) {
     Txmsg__V1__Delivery *o = arena_alloc(a, sizeof(*o));
     if (!o)
@@ -218,7 +243,7 @@ Txmsg__V1__Delivery *codec_delivery(struct arena *a, const struct view_delivery 
     o->attempts = d->attempts;
     o->last_error = copy(a, d->last_error);
     bool ok = o->subscription && o->last_error && codec_timestamp(a, d->next_attempt_us, &o->next_attempt_time);
-    return ok ? o : NULL;
+    return ok && put_attempts(a, d, o) ? o : NULL;
 }
 
 static int put_deliveries(struct arena *a, const struct view_tx *t, const struct view_message *m,
@@ -261,15 +286,38 @@ static int put_messages(struct arena *a, const struct view_tx *t, Txmsg__V1__Tra
     return 0;
 }
 
+static bool put_checks(struct arena *a, const struct view_tx *t, Txmsg__V1__CheckSummary *c) {
+    if (!t->history_n)
+        return true;
+    c->history = arena_alloc(a, t->history_n * sizeof(*c->history));
+    for (size_t i = 0; c->history && i < t->history_n; i++) {
+        const struct view_check *v = &t->history[i];
+        Txmsg__V1__CheckAttempt *o = arena_alloc(a, sizeof(*o));
+        if (!o)
+            return false;
+        txmsg__v1__check_attempt__init(o);
+        o->check = v->count;
+        o->unknowns = v->unknowns;
+        o->error = copy(a, v->error);
+        if (!o->error || !codec_timestamp(a, v->at_us, &o->end_time))
+            return false;
+        c->history[c->n_history++] = o;
+    }
+    return c->history != NULL;
+}
+
+/* Once decided its row is gone by and by; then the latest that is in the history counts. */
 static Txmsg__V1__CheckSummary *check_summary(struct arena *a, const struct view_tx *t) {
     Txmsg__V1__CheckSummary *c = arena_alloc(a, sizeof(*c));
+    const struct view_check *last = t->history_n ? &t->history[t->history_n - 1] : NULL;
     if (!c)
         return NULL;
     txmsg__v1__check_summary__init(c);
-    c->count = t->checks;
-    c->unknowns = t->unknowns;
-    c->last_error = copy(a, t->check_error);
-    return c->last_error && codec_timestamp(a, t->next_check_us, &c->next_check_time) ? c : NULL;
+    c->count = t->checks || !last ? t->checks : last->count;
+    c->unknowns = t->checks || !last ? t->unknowns : last->unknowns;
+    c->last_error = copy(a, t->checks || !last ? t->check_error : last->error);
+    bool ok = c->last_error && codec_timestamp(a, t->next_check_us, &c->next_check_time);
+    return ok && put_checks(a, t, c) ? c : NULL;
 }
 
 Txmsg__V1__Transaction *codec_transaction(struct arena *a, const struct view_tx *t) {
@@ -285,7 +333,7 @@ Txmsg__V1__Transaction *codec_transaction(struct arena *a, const struct view_tx 
     o->origin = (Txmsg__V1__DecisionOrigin)t->origin;
     o->actor = copy(a, t->actor);
     o->reason = copy(a, t->reason);
-    bool asked = t->checks || t->next_check_us || t->state == TX_STUCK;
+    bool asked = t->checks || t->next_check_us || t->state == TX_STUCK || t->history_n;
     o->checks = asked ? check_summary(a, t) : NULL;
     bool ok = o->transaction_id && o->producer && o->business_key && o->actor && o->reason && (o->checks || !asked);
     ok = ok && codec_timestamp(a, t->prepare_us, &o->prepare_time) &&

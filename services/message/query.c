@@ -118,8 +118,8 @@ void query_run(struct list *link, struct reader *r, struct message_worker *w) {
     q->worker = w;
     q->reader = r;
     struct pg_conn *c = reader_people(r);
-    int e =
-        q->list ? view_list(c, q->service->store, &q->filter, on_list, q) : view_get(c, &q->id, q->bodies, on_get, q);
+    int e = q->list ? view_list(c, q->service->store, &q->filter, on_list, q)
+                    : view_get(c, &q->id, q->bodies, true, on_get, q);
     if (e < 0) {
         unavailable(q);
         finish(q);

@@ -254,7 +254,7 @@ static void look(struct watches *ws) {
     if (!now)
         return;
     ws->looks++;
-    ws->looking = view_get(reader_people(ws->reader), &ws->looked, false, on_look, ws) == 0;
+    ws->looking = view_get(reader_people(ws->reader), &ws->looked, false, false, on_look, ws) == 0;
     if (!ws->looking)
         unavailable(ws);
 }

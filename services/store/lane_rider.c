@@ -59,7 +59,11 @@ const struct pg_stmt lane_rider_stmts[] = {
      " kept AS (UPDATE check_due c SET due = now() + f.due_ms * interval '1 ms', unknowns = f.unknowns,"
      " failures = f.failures, state = f.fate, last_error = f.error"
      " FROM f WHERE f.fate < 2 AND c.tx = f.tx AND c.token = f.token RETURNING 1),"
-     " gone AS (DELETE FROM check_due c USING f WHERE f.fate = 2 AND c.tx = f.tx AND c.token = f.token RETURNING 1)"
+     " gone AS (DELETE FROM check_due c USING f WHERE f.fate = 2 AND c.tx = f.tx AND c.token = f.token RETURNING 1),"
+     /* For people; c is as it was before this statement. */
+     " tried AS (INSERT INTO check_attempt (tx, tries, unknowns, error) SELECT f.tx, c.tries, f.unknowns, f.error"
+     " FROM f JOIN check_due c ON c.tx = f.tx AND c.token = f.token WHERE f.fate < 2 AND f.error IS NOT NULL"
+     " AND (c.tries <= 10 OR (c.tries <= 1000 AND c.last_error IS DISTINCT FROM f.error)))"
      " SELECT (SELECT count(*) FROM kept) + (SELECT count(*) FROM gone)"},
     {"spills",
      "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int8[], $5::int4[], $6::int4[], $7::int4[],"

@@ -52,6 +52,7 @@ enum step {
     STEP_COMPACT,
     STEP_PRUNE,
     STEP_ATTEMPTS,
+    STEP_CHECK_ATTEMPTS,
     STEP_DISCARDED,
     STEP_AUDIT,
 };
@@ -432,6 +433,10 @@ static void answered(struct retention *r, const PGresult *res) {
         chunk(r, STEP_ATTEMPTS, "attempt", r->store->o.retention_ms);
         break;
     case STEP_ATTEMPTS:
+        r->more |= was_full(res);
+        chunk(r, STEP_CHECK_ATTEMPTS, "check_attempt", r->store->o.retention_ms);
+        break;
+    case STEP_CHECK_ATTEMPTS:
         r->more |= was_full(res);
         chunk(r, STEP_DISCARDED, "discarded", r->store->o.retention_ms);
         break;

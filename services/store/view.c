@@ -91,6 +91,12 @@ const struct pg_stmt view_stmts[] = {
      " AND a.class IS DISTINCT FROM 'ok' OFFSET 0) a ON true"
      " WHERE v.sub IS NULL OR p.base IS NULL OR (v.from_seq, v.from_index) <= (p.seq, p.base + m.n)"
      " ORDER BY m.n, s.name"},
+    {"view_checks",
+     "SELECT c.tries, c.unknowns, c.at, c.error FROM (SELECT * FROM check_attempt c WHERE c.tx = $1::uuid"
+     " ORDER BY c.at DESC LIMIT 100) c ORDER BY c.at, c.tries"},
+    {"view_attempts",
+     "SELECT a.sub, a.n, a.attempt, a.status, a.latency_ms, a.at, a.class, a.error, a.response, a.run::text"
+     " FROM (SELECT * FROM attempt a WHERE a.tx = $1::uuid ORDER BY a.at DESC LIMIT 1000) a ORDER BY a.at, a.attempt"},
     {"view_list",
      "WITH h AS MATERIALIZED (SELECT m.tx FROM message m WHERE m.n = 0 AND m.tx >= $1::uuid AND m.tx < $2::uuid"
      " AND ($3::text IS NULL OR m.producer = $3::text) AND ($4::text IS NULL OR m.business_key = $4::text)"
@@ -179,7 +185,8 @@ struct view_tx_req {
     void *arg;
     bool bodies;
     struct view_tx *txs;
-    struct tx_content **contents; /* messages and deliveries point into them */
+    struct tx_content **contents;     /* messages and deliveries point into them */
+    struct view_delivery *deliveries; /* of the one */
     size_t n;
 };
 
@@ -302,12 +309,7 @@ static void put_delivery(struct view_tx_req *q, const PGresult *res, int row, st
     }
 }
 
-static void get_result(struct view_req *req, int i, PGresult *res) {
-    struct view_tx_req *q = CONTAINER_OF(req, struct view_tx_req, q);
-    if (i == 0) {
-        txs_result(q, res);
-        return;
-    }
+static void put_deliveries(struct view_tx_req *q, const PGresult *res) {
     size_t n = (size_t)PQntuples(res);
     if (q->n == 0 || q->txs[0].state != TX_CONFIRMED || n == 0)
         return;
@@ -318,8 +320,68 @@ static void get_result(struct view_req *req, int i, PGresult *res) {
     }
     for (size_t k = 0; k < n; k++)
         put_delivery(q, res, (int)k, &d[k]);
-    q->txs[0].deliveries = d;
+    q->txs[0].deliveries = q->deliveries = d;
     q->txs[0].deliveries_n = n;
+}
+
+static void put_checks(struct view_tx_req *q, const PGresult *res) {
+    size_t n = (size_t)PQntuples(res);
+    struct view_check *c = q->n && n ? arena_alloc(&q->q.arena, n * sizeof(*c)) : NULL;
+    if (q->n == 0 || n == 0)
+        return;
+    if (!c) {
+        q->q.code = -ENOMEM;
+        return;
+    }
+    for (int i = 0; i < (int)n; i++)
+        c[i] = (struct view_check){.count = pg_get_int32(res, i, 0),
+                                   .unknowns = pg_get_int32(res, i, 1),
+                                   .at_us = pg_get_time_us(res, i, 2),
+                                   .error = view_text(&q->q, res, i, 3)};
+    q->txs[0].history = c;
+    q->txs[0].history_n = n;
+}
+
+/* Those of one delivery: rows of the whole transaction are few, and this is for people. */
+static void put_attempts(struct view_tx_req *q, const PGresult *res, struct view_delivery *d) {
+    enum { SUB, N, ATTEMPT, STATUS, LATENCY, AT, CLASS, ERROR, RESPONSE, RUN };
+    size_t n = 0;
+    for (int i = 0; i < PQntuples(res); i++)
+        n += pg_get_int32(res, i, SUB) == d->sub && pg_get_int16(res, i, N) == d->n;
+    struct view_attempt *a = n ? arena_alloc(&q->q.arena, n * sizeof(*a)) : NULL;
+    if (n && !a)
+        q->q.code = -ENOMEM;
+    for (int i = 0; a && i < PQntuples(res); i++) {
+        if (pg_get_int32(res, i, SUB) != d->sub || pg_get_int16(res, i, N) != d->n)
+            continue;
+        a[d->history_n++] = (struct view_attempt){.attempt = pg_get_int32(res, i, ATTEMPT),
+                                                  .status = pg_get_int32(res, i, STATUS),
+                                                  .latency_ms = pg_get_int32(res, i, LATENCY),
+                                                  .at_us = pg_get_time_us(res, i, AT),
+                                                  .class = view_text(&q->q, res, i, CLASS),
+                                                  .error = view_text(&q->q, res, i, ERROR),
+                                                  .response = view_text(&q->q, res, i, RESPONSE),
+                                                  .worker = view_text(&q->q, res, i, RUN)};
+    }
+    d->history = a;
+}
+
+static void get_result(struct view_req *req, int i, PGresult *res) {
+    struct view_tx_req *q = CONTAINER_OF(req, struct view_tx_req, q);
+    switch (i) {
+    case 0:
+        txs_result(q, res);
+        break;
+    case 1:
+        put_deliveries(q, res);
+        break;
+    case 2:
+        put_checks(q, res);
+        break;
+    default:
+        for (size_t k = 0; q->n && q->deliveries && k < q->txs[0].deliveries_n && q->q.code == 0; k++)
+            put_attempts(q, res, &q->deliveries[k]);
+    }
 }
 
 static void get_done(struct view_req *req) {
@@ -327,7 +389,7 @@ static void get_done(struct view_req *req) {
     q->one(q->arg, q->q.code, q->q.code == 0 && q->n ? &q->txs[0] : NULL);
 }
 
-int view_get(struct pg_conn *c, const struct uuid *id, bool bodies, view_tx_fn *fn, void *arg) {
+int view_get(struct pg_conn *c, const struct uuid *id, bool bodies, bool history, view_tx_fn *fn, void *arg) {
     CLEANUP(tx_cleanup) struct view_tx_req *q = mem_zalloc(sizeof(*q));
     if (!q)
         return -ENOMEM;
@@ -335,7 +397,7 @@ int view_get(struct pg_conn *c, const struct uuid *id, bool bodies, view_tx_fn *
     q->bodies = bodies;
     q->q.result = get_result;
     q->q.done = get_done;
-    struct pg_params tx, deliveries;
+    struct pg_params tx, deliveries, story;
     pg_params_init(&tx);
     pg_param_uuid(&tx, id);
     pg_param_bool(&tx, bodies);
@@ -347,6 +409,12 @@ int view_get(struct pg_conn *c, const struct uuid *id, bool bodies, view_tx_fn *
         r = view_send(&q->q, view_stmts, "view_tx", &tx);
     if (r == 0)
         r = view_send(&q->q, view_stmts, "view_deliveries", &deliveries);
+    pg_params_init(&story);
+    pg_param_uuid(&story, id);
+    if (r == 0 && history)
+        r = view_send(&q->q, view_stmts, "view_checks", &story);
+    if (r == 0 && history)
+        r = view_send(&q->q, view_stmts, "view_attempts", &story);
     if (r == 0)
         r = view_end(&q->q);
     if (r == 0)

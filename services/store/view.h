@@ -12,14 +12,28 @@ enum delivery_state {
     DELIVERY_STATE_DISCARDED
 };
 
+/* An attempt that failed, or that succeeded after others had failed. Texts: "" = none. */
+struct view_attempt {
+    int32_t attempt, status, latency_ms; /* status 0 = none */
+    int64_t at_us;
+    const char *class, *error, *response, *worker;
+};
+/* A check that gave no verdict. */
+struct view_check {
+    int32_t count, unknowns; /* which, from 1; answered UNKNOWN so far */
+    int64_t at_us;
+    const char *error;
+};
 struct view_delivery {
     int16_t n;
     int32_t sub;
     const char *sub_name;
     enum delivery_state state;
     int32_t attempts;
-    const char *last_error;  /* NULL = none */
-    int64_t next_attempt_us; /* 0 = none */
+    const char *last_error;             /* NULL = none */
+    int64_t next_attempt_us;            /* 0 = none */
+    const struct view_attempt *history; /* oldest first, the latest 1,000 of the transaction; only if asked for */
+    size_t history_n;
 };
 struct view_message {
     int16_t n;
@@ -38,10 +52,12 @@ struct view_tx {
     size_t messages_n;
     const struct view_delivery *deliveries;
     size_t deliveries_n;
+    const struct view_check *history; /* of checks, oldest first, the latest 100; only if asked for */
+    size_t history_n;
 };
 /* code 0 and t NULL = not found. Everything is valid during the callback only. A tombstone has no messages. */
 typedef void view_tx_fn(void *arg, int code, const struct view_tx *t);
-int view_get(struct pg_conn *c, const struct uuid *id, bool bodies, view_tx_fn *fn, void *arg) MUSTCHECK;
+int view_get(struct pg_conn *c, const struct uuid *id, bool bodies, bool history, view_tx_fn *fn, void *arg) MUSTCHECK;
 /* Of one that was not found: does its id lie past retention? */
 typedef void view_past_fn(void *arg, int code, bool past);
 int view_past(struct pg_conn *c, const struct uuid *id, view_past_fn *fn, void *arg) MUSTCHECK;
@@ -69,12 +85,6 @@ int view_list(struct pg_conn *c, const struct store *s, const struct view_filter
 /* Undecided and STUCK: the same as view_list with that state. */
 int view_stuck(struct pg_conn *c, const struct view_filter *f, view_list_fn *fn, void *arg) MUSTCHECK;
 
-/* An attempt that failed, or that succeeded after others had failed. Texts: "" = none. */
-struct view_attempt {
-    int32_t attempt, status, latency_ms; /* status 0 = none */
-    int64_t at_us;
-    const char *class, *error, *response, *worker;
-};
 struct view_dead {
     int32_t sub;
     const char *sub_name;

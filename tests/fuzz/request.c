@@ -138,7 +138,8 @@ struct pg_conn *reader_people(struct reader *r) {
     UNUSED(r);
     return NULL;
 }
-int view_get(struct pg_conn *c, const struct uuid *id, bool bodies, view_tx_fn *fn, void *arg) {
+int view_get(struct pg_conn *c, const struct uuid *id, bool bodies, bool history, view_tx_fn *fn, void *arg) {
+    UNUSED(history);
     UNUSED(c);
     UNUSED(id);
     UNUSED(bodies);
