@@ -56,6 +56,11 @@ json_t *json_parse(struct bytes text, struct errmsg *e) {
         errno = -err_set(e, -EINVAL, "empty, not JSON");
         return NULL;
     }
+    if (memchr(text.p, 0,
+               text.n)) { /* jansson takes one behind a value for the end, and whatever follows for nothing */
+        errno = -err_set(e, -EINVAL, "a NUL, which JSON never has");
+        return NULL;
+    }
     if (too_deep(text)) {
         errno = -err_set(e, -EINVAL, "nested deeper than %d levels", DEPTH_MAX);
         return NULL;

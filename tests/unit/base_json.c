@@ -45,6 +45,8 @@ static void test_hostile(void **state) {
     REFUSED("{\"a\\u0000b\":1}");
     REFUSED("\"a\0b\"");
     REFUSED("{}\0");
+    REFUSED("1\0");
+    REFUSED("[1\0]");
     REFUSED("\"\xff\"");
     REFUSED("\"\xc0\x80\"");
     REFUSED("\"\xed\xa0\x80\"");
