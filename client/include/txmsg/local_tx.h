@@ -29,7 +29,7 @@ TXMSG_API const char *txmsg_local_tx_schema(void);
 TXMSG_API int txmsg_local_tx_create(PGconn *db, struct txmsg_pq_error *e);
 
 /* The transaction id has its outcome already. */
-#define TXMSG_LOCAL_TX_TAKEN 1
+#define TXMSG_LOCAL_TX_TAKEN 32
 
 /*
  * Records, inside the transaction that `db` is in, that it will have committed. Best as its first statement: a check then waits
