@@ -1,6 +1,7 @@
 /* The engine: its thread, what is in flight, and how it begins and ends. engine.h has the way of an operation. */
 #include "engine.h"
 
+#include "checks.h"
 #include "rpc/crossing.h"
 #include "rpc/library.h"
 
@@ -87,7 +88,7 @@ static void write_all(struct client *c, uint64_t now) {
 }
 
 int client_submit(struct client *c, struct op *op, bool wait) {
-    uint64_t now = clock_mono_ns();
+    uint64_t now = op->due_ns;
     int e = TXMSG_OK;
 
     pthread_mutex_lock(&c->lock);
@@ -204,6 +205,7 @@ static void close_down(struct client *c) {
     for (size_t i = 0; i < c->routes_n; i++)
         route_cancel(&c->routes[i]);
     exchange_cancel_all(c);
+    checks_cancel(c->checks);
 }
 
 static void turn(struct client *c, const grpc_event *ev) {
@@ -225,6 +227,7 @@ static void turn(struct client *c, const grpc_event *ev) {
     deliver(c);
     for (size_t i = 0; c->live > 0 && !c->closing && !c->unary && i < c->routes_n; i++)
         route_open(&c->routes[i], now);
+    c->opening = c->checks && !c->closing && checks_turn(c->checks, now);
     write_all(c, now);
 }
 
@@ -235,7 +238,7 @@ static void *engine_main(void *arg) {
     on_engine = true;
     pthread_mutex_lock(&c->lock);
     while (!c->closing || c->batches > 0) {
-        uint64_t until = c->live > 0 || c->closing ? clock_mono_ns() + TICK_MS * NS_PER_MS : UINT64_MAX;
+        uint64_t until = c->live > 0 || c->closing || c->opening ? clock_mono_ns() + TICK_MS * NS_PER_MS : UINT64_MAX;
 
         pthread_mutex_unlock(&c->lock);
         grpc_event ev = grpc_completion_queue_next(c->queue, core_time(until), NULL);
@@ -244,6 +247,13 @@ static void *engine_main(void *arg) {
     }
     pthread_mutex_unlock(&c->lock);
     return NULL;
+}
+
+/* Opens what is to be open from the start. */
+static void client_wake(struct client *c) {
+    pthread_mutex_lock(&c->lock);
+    wake(c);
+    pthread_mutex_unlock(&c->lock);
 }
 
 static int start_thread(struct client *c) {
@@ -331,7 +341,11 @@ int client_make(const txmsg_options *o, struct client **ret) {
         e = TXMSG_ERROR_SYSTEM;
     c->unary = o->unary;
     if (!e)
+        e = checks_make(c, &c->checks);
+    if (!e)
         e = start_thread(c);
+    if (!e && c->checks)
+        client_wake(c);
     if (e)
         client_destroy(c);
     else
@@ -362,6 +376,7 @@ void client_close(struct client *c) {
 void client_destroy(struct client *c) {
     if (c->started)
         pthread_join(c->thread, NULL);
+    checks_destroy(c->checks);
     run_callbacks(&c->finished);
     destroy_core(c);
     if (c->fd >= 0)

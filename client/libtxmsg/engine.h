@@ -45,8 +45,8 @@ struct op {
     bool alone; /* by a call of its own */
     bool maybe; /* an attempt may have been stored */
     int tries;
-    uint64_t tag, hash; /* tag: names it while it is in flight, never again */
-    uint64_t deadline_ns, due_ns;
+    uint64_t tag, hash;           /* tag: names it while it is in flight, never again */
+    uint64_t deadline_ns, due_ns; /* due: when it began, later when it is to be repeated */
     size_t fields, n;
     struct waiter *waiter; /* NULL: asynchronous */
     txmsg_done_fn done;
@@ -109,6 +109,7 @@ struct client {
     grpc_completion_queue *queue;
     pthread_t thread;
     bool started, closing, unary;
+    bool opening; /* a stream of checks is to be opened later */
     pthread_mutex_t lock;
     pthread_cond_t changed; /* room, or nothing in flight */
     int64_t batches;        /* of core, out */
@@ -121,7 +122,8 @@ struct client {
     struct route *routes;
     size_t routes_n;
     struct list exchanges;
-    struct buf scratch; /* of the engine */
+    struct checks *checks; /* NULL = nobody answers any */
+    struct buf scratch;    /* of the engine */
 
     struct op **slots; /* by number; max_in_flight */
     uint32_t *free_slots;

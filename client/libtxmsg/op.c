@@ -13,7 +13,7 @@ struct op *op_new(const struct op_content *content, size_t n, size_t fields) {
     *op = (struct op){.kind = content->kind, .n = n, .fields = fields};
     list_init(&op->link);
     list_init(&op->all);
-    op->hash = hash_bytes(content->id, UUID_TEXT - 1, 0);
+    memcpy(&op->hash, content->id + UUID_TEXT - 1 - sizeof(op->hash), sizeof(op->hash)); /* its end is random */
     result_init(&op->result);
     memcpy(op->result.id.text, content->id, UUID_TEXT);
     ASSERT(encode_request(content, op->bytes) == op->bytes + n);

@@ -1,6 +1,7 @@
 #include "options.h"
 
 enum {
+    CHECK_THREADS_MAX = 64,
     MAGIC = 0x74786d6f,
     CALL_MAGIC = 0x74786d63,
     DEAD = 0x64656164,
@@ -22,8 +23,12 @@ txmsg_options *txmsg_options_new(void) {
 
     if (!o)
         return NULL;
-    *o = (txmsg_options){
-        .magic = MAGIC, .timeout_ms = 10000, .max_in_flight = 4096, .max_bytes = 64 << 20, .channels = 1};
+    *o = (txmsg_options){.magic = MAGIC,
+                         .timeout_ms = 10000,
+                         .max_in_flight = 4096,
+                         .max_bytes = 64 << 20,
+                         .channels = 1,
+                         .check_threads = 1};
     return o;
 }
 
@@ -102,6 +107,18 @@ int txmsg_options_set_dispatch(txmsg_options *o, int dispatch) {
     return TXMSG_OK;
 }
 
+int txmsg_options_set_check_listener(txmsg_options *o, txmsg_check_fn listener, void *arg) {
+    if (!options_valid(o))
+        return TXMSG_ERROR_INVALID;
+    o->listener = listener;
+    o->listener_arg = arg;
+    return TXMSG_OK;
+}
+
+int txmsg_options_set_check_threads(txmsg_options *o, int64_t threads) {
+    return options_valid(o) ? set_number(&o->check_threads, threads, 1, CHECK_THREADS_MAX) : TXMSG_ERROR_INVALID;
+}
+
 txmsg_options *options_copy(const txmsg_options *o) {
     txmsg_options *c = txmsg_options_new();
     int e = c ? TXMSG_OK : TXMSG_ERROR_MEMORY;
@@ -120,6 +137,9 @@ txmsg_options *options_copy(const txmsg_options *o) {
     c->max_in_flight = o->max_in_flight;
     c->max_bytes = o->max_bytes;
     c->channels = o->channels;
+    c->check_threads = o->check_threads;
+    c->listener = o->listener;
+    c->listener_arg = o->listener_arg;
     c->unary = o->unary;
     c->dispatch = o->dispatch;
     return c;

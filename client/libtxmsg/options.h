@@ -1,6 +1,7 @@
 /* The inside of options: of a client, and of a call. */
 #pragma once
 
+#include "txmsg/check.h"
 #include "txmsg/options.h"
 
 #include "base/bytes.h"
@@ -12,7 +13,9 @@ struct txmsg_options {
     char *addresses[ADDRESSES_MAX];
     size_t addresses_n;
     char *producer;
-    int64_t timeout_ms, max_in_flight, max_bytes, channels;
+    int64_t timeout_ms, max_in_flight, max_bytes, channels, check_threads;
+    txmsg_check_fn listener; /* NULL = none */
+    void *listener_arg;
     bool unary, dispatch;
 };
 bool options_valid(const txmsg_options *o); /* NULL allowed */

@@ -1,6 +1,6 @@
 """All figures: what each does, and what it is to reach on 2 cores."""
 
-from bench import backlog, echo, forward, history, isolation, life, recovery, replicas
+from bench import backlog, echo, forward, history, isolation, library, life, recovery, replicas
 from bench.loads import run
 
 CHECKED = "checked" # the producer whose open messages bench-echo decides
@@ -39,6 +39,7 @@ FIGURES = {
     "pipeline_32": (load_figure("--callers=32", "--stream"), "Prepare and Confirm on one stream, 32 in flight"),
     "pipeline_256": (load_figure("--callers=256", "--stream"), "the same, 256 in flight"),
     "pipeline_1024": (load_figure("--callers=1024", "--stream"), "the same, 1,024 in flight"),
+    "lib_256": (library.library, "pipeline_256 through libtxmsg; its CPU against that of the bare tool"),
     "duplicates_10": (load_figure("--callers=256", "--duplicated=10"), "unary_256, 10 % of the calls are repeated"),
     "undecided_10": (load_figure("--callers=256", "--undecided=10", f"--producer={CHECKED}"),
                      "unary_256, 10 % are decided by checks"),
@@ -65,7 +66,7 @@ RATIOS = {"duplicates_10": ("unary_256", 0.75), "undecided_10": ("unary_256", 0.
 SLOWEST_SECOND = {"undecided_10": 0.80} # of that other figure, in every second
 CPU = {"unary_256": {"cpu_server_us": ("txmsgd", 32), "cpu_pg_us": ("postgres", 20)}} # at most
 LONG = ["life_steady", "held_snapshot"]
-GROUPS = {"goals": [*dict.fromkeys([*GOALS, *RATIOS, "two_replicas", "history_10m", "isolation", "dead_backlog",
+GROUPS = {"goals": [*dict.fromkeys([*GOALS, *RATIOS, "lib_256", "two_replicas", "history_10m", "isolation", "dead_backlog",
                                     "backlog_drain", "held_snapshot"])],
           "all": list(FIGURES)}
 GROUPS["short"] = [name for name in GROUPS["goals"] if name not in ONCE and name != "history_10m"]

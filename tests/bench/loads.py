@@ -95,12 +95,12 @@ class Load:
         return {**self.report, **between(*self.moments, self.report["per_second"])}
 
 
-def load(service, arguments, seconds=None, warmup=None):
-    """txmsg-bench against a service."""
+def load(service, arguments, seconds=None, warmup=None, tool="txmsg-bench"):
+    """A load tool against a service."""
     options = service.place.options
     seconds = options.seconds if seconds is None else seconds
     warmup = options.warmup if warmup is None else warmup
-    return Load([options.build / "tests/bench/txmsg-bench", f"--server={service.target}", f"--seconds={seconds:g}",
+    return Load([options.build / "tests/bench" / tool, f"--server={service.target}", f"--seconds={seconds:g}",
                  f"--warmup={warmup:g}", "--json", "--phases", *arguments], service.snapshot)
 
 

@@ -5,16 +5,23 @@
  *   cancel ID TIMEOUT_MS
  *   transaction ID TOPIC BODY DECISION TIMEOUT_MS    DECISION: committed, rolled_back, undecided, wait (until a line comes), jump
  *   async, flood, threads                  drive.h
+ *   checked                                with --check DECISION: how many were answered, and what the last one said
  *   flush TIMEOUT_MS, free, again (free once more), fork, misuse TOPIC
  */
 #include "drive.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 static jmp_buf out;
 static char executor_decision[32];
+
+static pthread_mutex_t check_lock = PTHREAD_MUTEX_INITIALIZER;
+static int checked_n;
+static char checked_last[512];
+static enum txmsg_decision check_decision;
 
 static void say_result(const struct drive *d, int status) {
     const txmsg_result *r = d->result;
@@ -54,6 +61,39 @@ static const txmsg_call_options *timeout(struct drive *d, const char *ms) {
     return d->options;
 }
 
+static enum txmsg_decision decision_of(const char *word) {
+    return strcmp(word, "undecided") == 0     ? TXMSG_UNDECIDED
+           : strcmp(word, "rolled_back") == 0 ? TXMSG_ROLLED_BACK
+                                              : TXMSG_COMMITTED;
+}
+
+static enum txmsg_decision listen(void *arg, const txmsg_check *check) {
+    struct drive *d = arg;
+    size_t key_n, body_n;
+    const char *key = txmsg_check_key(check, 0, &key_n), *body = txmsg_check_body(check, 0, &body_n);
+    const char *colour = txmsg_check_header(check, 0, "colour");
+    bool refused = txmsg_client_free(d->client) == TXMSG_ERROR_CALLBACK;
+
+    pthread_mutex_lock(&check_lock);
+    checked_n++;
+    snprintf(
+        checked_last, sizeof(checked_last),
+        "id=%s business_key=%s count=%d messages=%zu topic=%s key=%.*s body=%.*s colour=%s age=%d refused=%d none=%d",
+        txmsg_check_id(check)->text, txmsg_check_business_key(check), txmsg_check_count(check),
+        txmsg_check_messages(check), txmsg_check_topic(check, 0), (int)key_n, key ? key : "", (int)body_n,
+        body ? body : "", colour ? colour : "", txmsg_check_prepared_time_us(check) > 0, refused,
+        txmsg_check_topic(check, 1)[0] == '\0' && !txmsg_check_header(check, 0, "other"));
+    pthread_mutex_unlock(&check_lock);
+    return check_decision;
+}
+
+static void say_checked(void) {
+    pthread_mutex_lock(&check_lock);
+    printf("checked=%d %s\n", checked_n, checked_last);
+    pthread_mutex_unlock(&check_lock);
+    fflush(stdout);
+}
+
 static enum txmsg_decision execute(void *arg, const txmsg_id *id) {
     char line[64];
 
@@ -63,9 +103,7 @@ static enum txmsg_decision execute(void *arg, const txmsg_id *id) {
         longjmp(out, 1);
     if (strcmp(executor_decision, "wait") == 0)
         ASSERT(fgets(line, sizeof(line), stdin));
-    return strcmp(executor_decision, "undecided") == 0     ? TXMSG_UNDECIDED
-           : strcmp(executor_decision, "rolled_back") == 0 ? TXMSG_ROLLED_BACK
-                                                           : TXMSG_COMMITTED;
+    return decision_of(executor_decision);
 }
 
 static void transaction(struct drive *d, char **w) {
@@ -171,6 +209,8 @@ static void obey(struct drive *d, char **w) {
         say(txmsg_client_flush(d->client, strtoll(w[1], NULL, 10)));
     } else if (strcmp(w[0], "free") == 0) {
         say(txmsg_client_free(d->client));
+    } else if (strcmp(w[0], "checked") == 0) {
+        say_checked();
     } else if (strcmp(w[0], "fork") == 0) {
         in_child(d);
     } else if (strcmp(w[0], "misuse") == 0) {
@@ -188,14 +228,21 @@ static txmsg_client *make(struct drive *d, int argc, char **argv) {
     for (int i = 1; i + 1 < argc; i += 2) {
         const char *name = argv[i], *value = argv[i + 1];
         int64_t number = strtoll(value, NULL, 10);
-        int e = strcmp(name, "--server") == 0      ? txmsg_options_add_address(o, value)
-                : strcmp(name, "--producer") == 0  ? txmsg_options_set_producer(o, value)
-                : strcmp(name, "--unary") == 0     ? txmsg_options_set_unary(o, (int)number)
-                : strcmp(name, "--dispatch") == 0  ? txmsg_options_set_dispatch(o, (int)number)
-                : strcmp(name, "--in-flight") == 0 ? txmsg_options_set_max_in_flight(o, number)
-                : strcmp(name, "--channels") == 0  ? txmsg_options_set_channels(o, number)
-                : strcmp(name, "--timeout") == 0   ? txmsg_options_set_timeout_ms(o, number)
-                                                   : TXMSG_ERROR_INVALID;
+        int e = strcmp(name, "--server") == 0          ? txmsg_options_add_address(o, value)
+                : strcmp(name, "--producer") == 0      ? txmsg_options_set_producer(o, value)
+                : strcmp(name, "--unary") == 0         ? txmsg_options_set_unary(o, (int)number)
+                : strcmp(name, "--dispatch") == 0      ? txmsg_options_set_dispatch(o, (int)number)
+                : strcmp(name, "--in-flight") == 0     ? txmsg_options_set_max_in_flight(o, number)
+                : strcmp(name, "--channels") == 0      ? txmsg_options_set_channels(o, number)
+                : strcmp(name, "--check-threads") == 0 ? txmsg_options_set_check_threads(o, number)
+                : strcmp(name, "--timeout") == 0       ? txmsg_options_set_timeout_ms(o, number)
+                                                       : TXMSG_ERROR_INVALID;
+        if (strcmp(name, "--check") == 0) {
+            e = txmsg_options_set_check_listener(o, listen, d);
+            check_decision = decision_of(value);
+            ASSERT(txmsg_call_options_set_check_after_ms(d->options, 1000) == TXMSG_OK);
+            ASSERT(txmsg_call_options_set_business_key(d->options, "order-1") == TXMSG_OK);
+        }
         ASSERT(e == TXMSG_OK);
         d->dispatch |= strcmp(name, "--dispatch") == 0 && number;
     }

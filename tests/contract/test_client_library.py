@@ -21,6 +21,7 @@ int main(void) {
 }
 """
 COMPILERS = {"c11": ["cc", "-std=c11", "-x", "c"], "c++": ["c++", "-std=c++11", "-x", "c++"]}
+OVER_LIBPQ = {"inbox.h", "local_tx.h", "pq.h"} # of libtxmsg-pq
 STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 
 
@@ -34,7 +35,7 @@ def run(*command, **more):
 def installed(tmp_path_factory):
     """A directory with the library installed below it, and the environment to find it."""
     root = tmp_path_factory.mktemp("installed")
-    run("meson", "install", "-C", BUILD, "--no-rebuild", "--quiet", "--tags", "devel,runtime", "--destdir", root)
+    run("meson", "install", "-C", BUILD, "--no-rebuild", "--quiet", "--tags", "devel,runtime,man", "--destdir", root)
     found, = root.rglob("libtxmsg.pc")
     libraries = found.parent.parent
     env = {**os.environ, "PKG_CONFIG_PATH": str(found.parent), "PKG_CONFIG_SYSROOT_DIR": str(root),
@@ -84,7 +85,8 @@ def test_a_program_builds_and_runs_with_the_static_library(installed, tmp_path):
 @pytest.mark.parametrize("language", COMPILERS)
 def test_each_header_stands_alone(installed, language, header):
     _, env = installed
-    run(*COMPILERS[language], *STRICT, "-fsyntax-only", "-", *flags(env, "--cflags"),
+    system = run("pkg-config", "--cflags", "libpq").split() if header in OVER_LIBPQ else []
+    run(*COMPILERS[language], *STRICT, "-fsyntax-only", "-", *flags(env, "--cflags"), *system,
         input=f"#include <txmsg/{header}>\n#include <txmsg/{header}>\n", env=env)
 
 
@@ -123,3 +125,12 @@ def test_the_example_sends(installed, tmp_path, world):
     lines = run(program, topic, "tea", world.txmsgd.grpc, env=env).splitlines()
     assert lines[1].startswith("OK ")
     assert world.wait_state(lines[1].split()[1], 2)
+
+
+def test_the_man_page_reads_and_names_what_is_there(installed):
+    """What it writes as a function is one that is exported."""
+    page = (TOP / "client/libtxmsg.3").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(txmsg_\w+)\b(?= ?\()", page))
+    assert named and named <= exported(), named - exported()
+    libraries, _ = installed
+    assert list(next(p for p in libraries.parents if p.name != "lib").rglob("libtxmsg.3*"))

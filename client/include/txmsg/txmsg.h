@@ -2,6 +2,7 @@
 #ifndef TXMSG_TXMSG_H
 #define TXMSG_TXMSG_H
 
+#include "txmsg/check.h"
 #include "txmsg/client.h"
 #include "txmsg/message.h"
 #include "txmsg/options.h"

@@ -99,6 +99,7 @@ TXMSG_API const char *txmsg_version(void);
 
 /* The handles. Each is declared with its functions in a header of its own. */
 typedef struct txmsg_call_options txmsg_call_options;
+typedef struct txmsg_check txmsg_check;
 typedef struct txmsg_client txmsg_client;
 typedef struct txmsg_message txmsg_message;
 typedef struct txmsg_options txmsg_options;

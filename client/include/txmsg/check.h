@@ -1,0 +1,67 @@
+/*
+ * Checks: txmsg asks what became of a transaction that was prepared and neither confirmed nor cancelled. A client with a listener answers them over streams
+ * that it holds open, one to each address, so the application needs no listening port.
+ *
+ * A check is valid until its listener returns.
+ */
+#ifndef TXMSG_CHECK_H
+#define TXMSG_CHECK_H
+
+#include "txmsg/options.h"
+#include "txmsg/types.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * Says what became of the local transaction: TXMSG_COMMITTED; TXMSG_ROLLED_BACK only if it cannot commit any more; TXMSG_UNDECIDED while it
+ * may still run, when the database cannot be asked, and in every doubt: the service asks again. Answer from the primary database.
+ *
+ * Comes on threads of the library made for it, as many at a time as the options say. It may wait, and call functions of the client that wait, but not
+ * txmsg_client_free() (TXMSG_ERROR_CALLBACK). It must not throw, and not leave by longjmp(). An answer counts only if it comes before the
+ * service's timeout (CheckPolicy.timeout); a later one is ignored, and the check comes again.
+ */
+typedef enum txmsg_decision (*txmsg_check_fn)(void *arg, const txmsg_check *check);
+
+/*
+ * Of a client's options: who answers checks of its producer. The streams are opened when the client is made, and again when they break. NULL: nobody,
+ * the default. TXMSG_OK; TXMSG_ERROR_INVALID for NULL options.
+ */
+TXMSG_API int txmsg_options_set_check_listener(txmsg_options *options, txmsg_check_fn listener, void *arg);
+
+/* Of a client's options: how many threads answer checks, each one at a time. 1 to 64; default 1. */
+TXMSG_API int txmsg_options_set_check_threads(txmsg_options *options, int64_t threads);
+
+/* The transaction that is asked about. Never NULL. */
+TXMSG_API const txmsg_id *txmsg_check_id(const txmsg_check *check);
+
+/* The producer's own key; "" where it gave none. Never NULL. */
+TXMSG_API const char *txmsg_check_business_key(const txmsg_check *check);
+
+/* When it was prepared, in microseconds since 1970: the time in its id. */
+TXMSG_API int64_t txmsg_check_prepared_time_us(const txmsg_check *check);
+
+/* Which check of this transaction it is, from 1. */
+TXMSG_API int txmsg_check_count(const txmsg_check *check);
+
+/* How many messages the transaction has. */
+TXMSG_API size_t txmsg_check_messages(const txmsg_check *check);
+
+/* The topic of message `n`, from 0; "" beyond the last. Never NULL. */
+TXMSG_API const char *txmsg_check_topic(const txmsg_check *check, size_t n);
+
+/* The key of message `n` and its size; `size` may be NULL. NULL where it has none. */
+TXMSG_API const void *txmsg_check_key(const txmsg_check *check, size_t n, size_t *size);
+
+/* The body of message `n` and its size; `size` may be NULL. NULL where it has none, or the producer's policy sends none (include_body). */
+TXMSG_API const void *txmsg_check_body(const txmsg_check *check, size_t n, size_t *size);
+
+/* A header of message `n` by its exact name; NULL where it has none. */
+TXMSG_API const char *txmsg_check_header(const txmsg_check *check, size_t n, const char *name);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,402 @@
+/*
+ * The streams of Checks. A check goes from the engine to `jobs`, to a listener's thread, and comes back as an answer of its stream; the answers that
+ * gather while a frame is being written go together in the next, and give their credit back. An answer whose stream has ended meanwhile is dropped: the
+ * service asks again.
+ */
+#include "checks.h"
+
+#include "check_inside.h"
+#include "core/retry.h"
+#include "rpc/crossing.h"
+#include "rpc/payload.h"
+#include "rpc/rpc.h"
+#include "rpc/wire.h"
+
+#include <grpc/byte_buffer.h>
+#include <signal.h>
+
+enum { CREDIT = 64, ANSWERS_MAX = 1000, CHECK_BYTES_MAX = 32 << 20, RETRY_MAX_MS = 2000 };
+
+enum batch { OPENED, WRITTEN, READ, ENDED, BATCHES };
+struct watch_event {
+    struct event event;
+    struct watch *watch;
+};
+struct watch { /* a stream */
+    struct watch_event events[BATCHES];
+    struct checks *checks;
+    grpc_channel *channel;
+    grpc_call *call; /* NULL = closed */
+    grpc_metadata_array headers, trailers;
+    grpc_status_code code;
+    grpc_slice details;
+    grpc_byte_buffer *writing, *received;
+    int pending, failures;
+    bool greeted, ended;
+    uint64_t opening, retry_ns;
+    struct list answers;
+    size_t answers_n;
+};
+
+struct checks {
+    struct client *client;
+    txmsg_check_fn listener;
+    void *arg;
+    pthread_t *threads;
+    size_t threads_n, watches_n;
+    struct watch *watches;
+    pthread_cond_t changed;
+    struct list jobs;
+    bool stopped;
+};
+
+static _Thread_local bool on_listener;
+
+bool checks_on_listener(void) {
+    return on_listener;
+}
+
+static void check_free(struct txmsg_check *check) {
+    list_del(&check->link);
+    arena_deinit(&check->arena);
+    mem_free(check);
+}
+
+static void free_all(struct list *checks) {
+    while (!list_empty(checks))
+        check_free(LIST_ENTRY(checks->next, struct txmsg_check, link));
+}
+
+/* --- a stream --- */
+
+static void start(struct watch *w, enum batch batch, const grpc_op *ops, size_t n) {
+    w->pending++;
+    client_start(w->checks->client, w->call, ops, n, &w->events[batch].event);
+}
+
+static void start_read(struct watch *w) {
+    const grpc_op op = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &w->received};
+
+    start(w, READ, &op, 1);
+}
+
+static void open_watch(struct watch *w) {
+    const grpc_op opening[] = {
+        {.op = GRPC_OP_SEND_INITIAL_METADATA},
+        {.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &w->headers},
+    };
+    const grpc_op status = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
+                            .data.recv_status_on_client = {
+                                .trailing_metadata = &w->trailers, .status = &w->code, .status_details = &w->details}};
+    grpc_slice path = grpc_slice_from_static_string("/txmsg.v1.MessageService/Checks");
+
+    w->headers.count = w->trailers.count = 0;
+    w->greeted = w->ended = false;
+    w->opening++;
+    w->call = grpc_channel_create_call(w->channel, NULL, GRPC_PROPAGATE_DEFAULTS, w->checks->client->queue, path, NULL,
+                                       gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+    start(w, ENDED, &status, 1);
+    start(w, OPENED, opening, ARRAY_LEN(opening));
+    start_read(w);
+}
+
+static void batch_done(struct watch *w, uint64_t now) {
+    static const struct backoff pause = {.initial_ms = 100, .max_ms = RETRY_MAX_MS, .factor = 2, .jitter = 0.5};
+
+    if (--w->pending > 0)
+        return;
+    grpc_slice_unref(w->details);
+    grpc_call_unref(w->call);
+    w->call = NULL;
+    w->opening++; /* answers on their way are nobody's */
+    free_all(&w->answers);
+    w->answers_n = 0;
+    w->failures++;
+    w->retry_ns = now + (uint64_t)backoff_delay_ms(&pause, w->failures, backoff_random()) * NS_PER_MS;
+}
+
+static void on_ended(struct client *c, struct event *ev, bool ok) {
+    struct watch *w = ((struct watch_event *)ev)->watch;
+
+    w->ended = true;
+    batch_done(w, clock_mono_ns());
+}
+
+static void on_opened(struct client *c, struct event *ev, bool ok) {
+    batch_done(((struct watch_event *)ev)->watch, clock_mono_ns());
+}
+
+/* --- what comes --- */
+
+static struct txmsg_check *read_check(struct watch *w, struct bytes in) {
+    struct txmsg_check *check = mem_zalloc(sizeof(*check));
+    ProtobufCAllocator allocator;
+    Txmsg__V1__TaggedCheck *tagged;
+
+    if (!check)
+        return NULL;
+    list_init(&check->link);
+    arena_init(&check->arena, CHECK_BYTES_MAX);
+    allocator = payload_allocator(&check->arena);
+    tagged = txmsg__v1__tagged_check__unpack(&allocator, in.n, in.p);
+    if (!tagged || !tagged->check || txmsg_id_parse(&check->id, tagged->check->transaction_id)) {
+        check_free(check);
+        return NULL;
+    }
+    check->request = tagged->check;
+    check->tag = tagged->tag;
+    check->watch = w;
+    check->opening = w->opening;
+    return check;
+}
+
+/* What cannot be read stays unanswered, and is asked again. False: the frame is none. */
+static bool take_frame(struct watch *w) {
+    struct wire_reader frame;
+    struct wire_fault fault;
+    struct wire_field f;
+    struct bytes in;
+
+    if (payload_view(w->received, &w->checks->client->scratch, &in) < 0 ||
+        wire_check(&txmsg__v1__checks_response__descriptor, in, WIRE_FROM_SERVER, &fault))
+        return false;
+    for (frame = wire_reader(in); wire_next(&frame, &f) == 1;) {
+        struct txmsg_check *check = f.id == 1 && f.type == WIRE_BYTES ? read_check(w, f.bytes) : NULL;
+
+        if (!check)
+            continue;
+        list_add_tail(&w->checks->jobs, &check->link);
+        pthread_cond_signal(&w->checks->changed);
+    }
+    return true;
+}
+
+static void on_read(struct client *c, struct event *ev, bool ok) {
+    struct watch *w = ((struct watch_event *)ev)->watch;
+
+    if (ok && w->received) {
+        w->failures = 0;
+        if (!take_frame(w))
+            grpc_call_cancel(w->call, NULL);
+        grpc_byte_buffer_destroy(w->received);
+        w->received = NULL;
+        start_read(w);
+    }
+    batch_done(w, clock_mono_ns());
+}
+
+/* --- what goes --- */
+
+static const Txmsg__V1__CheckVerdict verdicts[] = {
+    [TXMSG_UNDECIDED] = TXMSG__V1__CHECK_VERDICT__CHECK_VERDICT_UNKNOWN,
+    [TXMSG_COMMITTED] = TXMSG__V1__CHECK_VERDICT__CHECK_VERDICT_COMMITTED,
+    [TXMSG_ROLLED_BACK] = TXMSG__V1__CHECK_VERDICT__CHECK_VERDICT_ROLLED_BACK,
+};
+
+struct answer {
+    Txmsg__V1__TaggedCheckAnswer tagged;
+    Txmsg__V1__CheckResponse response;
+};
+
+static grpc_byte_buffer *pack_answers(struct watch *w) {
+    struct answer answers[CREDIT];
+    Txmsg__V1__TaggedCheckAnswer *list[CREDIT];
+    Txmsg__V1__ChecksRequest frame = TXMSG__V1__CHECKS_REQUEST__INIT;
+    struct list done = LIST_INIT(done);
+    grpc_byte_buffer *packed;
+
+    frame.answers = list;
+    if (!w->greeted) {
+        frame.producer = w->checks->client->o->producer;
+        frame.credit = CREDIT;
+    }
+    w->greeted = true;
+    while (frame.n_answers < CREDIT && !list_empty(&w->answers)) {
+        struct txmsg_check *check = LIST_ENTRY(list_pop(&w->answers), struct txmsg_check, link);
+        struct answer *a = &answers[frame.n_answers];
+
+        txmsg__v1__tagged_check_answer__init(&a->tagged);
+        txmsg__v1__check_response__init(&a->response);
+        a->tagged.tag = check->tag;
+        a->tagged.answer = &a->response;
+        a->response.transaction_id = check->id.text;
+        a->response.decision = verdicts[check->decision];
+        list[frame.n_answers++] = &a->tagged;
+        list_add_tail(&done, &check->link);
+    }
+    frame.credit += (uint32_t)frame.n_answers;
+    w->answers_n -= frame.n_answers;
+    packed = payload_pack(&frame.base);
+    free_all(&done);
+    return packed;
+}
+
+/* True: a write is ready for write_frame(), without the lock. */
+static bool begin_write(struct watch *w) {
+    if (!w->call || w->ended || w->writing || (w->greeted && list_empty(&w->answers)))
+        return false;
+    w->writing = pack_answers(w);
+    w->pending++;
+    w->checks->client->batches++;
+    return true;
+}
+
+static void write_frame(struct watch *w) {
+    struct event *ev = &w->events[WRITTEN].event;
+    const grpc_op op = {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = w->writing};
+
+    crossing_begin(ev);
+    ASSERT(grpc_call_start_batch(w->call, &op, 1, ev, NULL) == GRPC_CALL_OK);
+}
+
+static void write_one(struct watch *w) {
+    if (!begin_write(w))
+        return;
+    pthread_mutex_unlock(&w->checks->client->lock);
+    write_frame(w);
+    pthread_mutex_lock(&w->checks->client->lock);
+}
+
+static void on_written(struct client *c, struct event *ev, bool ok) {
+    struct watch *w = ((struct watch_event *)ev)->watch;
+
+    grpc_byte_buffer_destroy(w->writing);
+    w->writing = NULL;
+    batch_done(w, clock_mono_ns());
+}
+
+bool checks_turn(struct checks *k, uint64_t now) {
+    bool later = false;
+
+    for (size_t i = 0; i < k->watches_n; i++) {
+        struct watch *w = &k->watches[i];
+
+        if (!w->call && now >= w->retry_ns)
+            open_watch(w);
+        later |= !w->call;
+        write_one(w);
+    }
+    return later;
+}
+
+/* --- the listener's threads --- */
+
+static void answer(struct txmsg_check *check) {
+    struct watch *w = check->watch;
+
+    if (check->opening != w->opening || w->ended) {
+        check_free(check);
+        return;
+    }
+    list_add_tail(&w->answers, &check->link);
+    w->answers_n++;
+    write_one(w);
+}
+
+static void *listener_main(void *arg) {
+    struct checks *k = arg;
+
+    pthread_setname_np(pthread_self(), "txmsg-checks");
+    on_listener = true;
+    pthread_mutex_lock(&k->client->lock);
+    while (!k->stopped) {
+        struct list *e = list_pop(&k->jobs);
+
+        if (!e) {
+            pthread_cond_wait(&k->changed, &k->client->lock);
+            continue;
+        }
+        struct txmsg_check *check = LIST_ENTRY(e, struct txmsg_check, link);
+        pthread_mutex_unlock(&k->client->lock);
+        enum txmsg_decision decision = k->listener(k->arg, check);
+        pthread_mutex_lock(&k->client->lock);
+        check->decision = decision == TXMSG_COMMITTED || decision == TXMSG_ROLLED_BACK ? decision : TXMSG_UNDECIDED;
+        if (k->stopped)
+            check_free(check);
+        else
+            answer(check);
+    }
+    pthread_mutex_unlock(&k->client->lock);
+    return NULL;
+}
+
+/* --- life --- */
+
+static void init_watch(struct watch *w, struct checks *k, grpc_channel *channel) {
+    static void (*const fns[])(struct client *, struct event *, bool) = {
+        [OPENED] = on_opened, [WRITTEN] = on_written, [READ] = on_read, [ENDED] = on_ended};
+
+    for (int i = 0; i < BATCHES; i++)
+        w->events[i] = (struct watch_event){.event.fn = fns[i], .watch = w};
+    w->checks = k;
+    w->channel = channel;
+    list_init(&w->answers);
+    grpc_metadata_array_init(&w->headers);
+    grpc_metadata_array_init(&w->trailers);
+}
+
+static int start_threads(struct checks *k) {
+    size_t wanted = (size_t)k->client->o->check_threads;
+    sigset_t all, before;
+    int e = 0;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    for (; !e && k->threads_n < wanted; k->threads_n += !e)
+        e = pthread_create(&k->threads[k->threads_n], NULL, listener_main, k);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return e ? TXMSG_ERROR_SYSTEM : TXMSG_OK;
+}
+
+int checks_make(struct client *c, struct checks **ret) {
+    struct checks *k;
+
+    *ret = NULL;
+    if (!c->o->listener)
+        return TXMSG_OK;
+    k = *ret = mem_zalloc(sizeof(*k));
+    if (!k)
+        return TXMSG_ERROR_MEMORY;
+    k->client = c;
+    k->listener = c->o->listener;
+    k->arg = c->o->listener_arg;
+    list_init(&k->jobs);
+    pthread_cond_init(&k->changed, NULL);
+    k->threads = mem_calloc((size_t)c->o->check_threads, sizeof(*k->threads));
+    k->watches = mem_calloc(c->o->addresses_n, sizeof(*k->watches));
+    if (!k->threads || !k->watches)
+        return TXMSG_ERROR_MEMORY;
+    for (; k->watches_n < c->o->addresses_n; k->watches_n++)
+        init_watch(&k->watches[k->watches_n], k, c->routes[k->watches_n * (size_t)c->o->channels].channel);
+    return start_threads(k);
+}
+
+void checks_cancel(struct checks *k) {
+    if (!k)
+        return;
+    k->stopped = true;
+    free_all(&k->jobs);
+    pthread_cond_broadcast(&k->changed);
+    for (size_t i = 0; i < k->watches_n; i++)
+        if (k->watches[i].call)
+            grpc_call_cancel(k->watches[i].call, NULL);
+}
+
+void checks_destroy(struct checks *k) {
+    if (!k)
+        return;
+    pthread_mutex_lock(&k->client->lock);
+    checks_cancel(k);
+    pthread_mutex_unlock(&k->client->lock);
+    for (size_t i = 0; i < k->threads_n; i++)
+        pthread_join(k->threads[i], NULL);
+    for (size_t i = 0; i < k->watches_n; i++) {
+        free_all(&k->watches[i].answers);
+        grpc_metadata_array_destroy(&k->watches[i].headers);
+        grpc_metadata_array_destroy(&k->watches[i].trailers);
+    }
+    pthread_cond_destroy(&k->changed);
+    mem_free(k->threads);
+    mem_free(k->watches);
+    mem_free(k);
+}
