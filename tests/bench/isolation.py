@@ -56,7 +56,7 @@ def isolation(place):
         before = counts(port)[kind]["requests"]
         beside = phase(service, options.phase, options.rate)
         beside["bad_requests"] = counts(port)[kind]["requests"] - before
-        service.ctl.apply(alone_topology, "--prune")
+        service.ctl.apply(alone_topology, "--prune", "--yes")
         say(f"isolation: {beside['per_second']:.0f} a second beside {kind}, {alone['per_second']:.0f} alone; "
             f"{beside['bad_requests']} requests to it")
         phases[kind] = report(beside)

@@ -142,8 +142,8 @@ class Service:
 
     def script(self, sql):
         """SQL of any length and duration, one statement after the other."""
-        subprocess.run([BIN / "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", self.dsn], input=sql, text=True, check=True,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run([BIN / "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", self.dsn], text=True, check=True,
+                       input=f"SET client_min_messages = warning;\n{sql}", stdout=subprocess.DEVNULL)
 
     def add_replica(self):
         name = f"txmsgd-{self.name}-{len(self.replicas)}"
