@@ -8,6 +8,7 @@ static const struct ctl_option stuck_options[] = {
     {"--producer", "NAME", "list: only of this producer"},
     {"--limit", "N", "list: at most so many; default 50"},
     {"--decision", "DECISION", "resolve: committed or rolled_back"},
+    CTL_BODY_OPTIONS,
     {"--reason", "TEXT", "resolve: why; required"},
     {"--actor", "NAME", "resolve: who; default the login name"},
     {NULL, NULL, NULL},
@@ -64,7 +65,10 @@ static int cmd_stuck_resolve(struct ctl *c) {
     q.transaction_id = (char *)(uintptr_t)c->args.words[0];
     q.reason = ctl_opt(c, "--reason");
     q.actor = ctl_actor(c);
-    int code = ctl_call(c, SERVICE "ResolveStuck", &q.base, &txmsg__v1__resolve_stuck_response__descriptor, &r);
+    int code = ctl_bodies(c, &q.bodies, &q.n_bodies);
+    if (code != CTL_OK)
+        return code;
+    code = ctl_call(c, SERVICE "ResolveStuck", &q.base, &txmsg__v1__resolve_stuck_response__descriptor, &r);
     if (code == CTL_OK && r) {
         const Txmsg__V1__TransactionStatus *s = ((const Txmsg__V1__ResolveStuckResponse *)r)->status;
         printf("%s %s by %s\n", s->transaction_id,

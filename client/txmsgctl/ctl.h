@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "rpc/client.h"
 #include "rpc/jsonpb.h"
+#include "txmsg/v1/transaction.pb-c.h"
 
 #include "google/protobuf/timestamp.pb-c.h"
 
@@ -112,6 +113,17 @@ int ctl_time_option(struct ctl *c, const char *name, int sign, Google__Protobuf_
 int ctl_more(const char *next_page_token); /* tells people that there are more; CTL_OK */
 /* The content of a file, "-" = standard input; NULL after printing why. */
 const char *ctl_read_file(struct ctl *c, const char *path, size_t *ret_n);
+
+/*
+ * --body TEXT or --body-file FILE for message 0, and --body-of N=FILE for others: what a decision brings for messages that were prepared
+ * with body_later. In the arena. CTL_OK or CTL_USAGE.
+ */
+int ctl_bodies(struct ctl *c, Txmsg__V1__MessageBody ***ret, size_t *n) MUSTCHECK;
+#define CTL_BODY_OPTIONS                                                                                               \
+    {"--body", "TEXT", "the body, if it was prepared with --body-later"},                                              \
+        {"--body-file", "FILE", "the same from a file, - = standard input"}, {                                         \
+        "--body-of", "N=FILE", "the body of message N; may be given several times"                                     \
+    }
 
 /* --- commands --- */
 

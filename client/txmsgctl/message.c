@@ -12,6 +12,7 @@ static const struct ctl_option send_options[] = {
     {"--topic", "NAME", "where to; required"},
     {"--body", "TEXT", "the body"},
     {"--body-file", "FILE", "the body from a file, - = standard input"},
+    {"--body-later", NULL, "prepare only: the body comes with the decision"},
     {"--key", "TEXT", "message key"},
     {"--header", "NAME=VALUE", "a header; may be given several times"},
     {"--content-type", "TYPE", "of the body"},
@@ -22,9 +23,14 @@ static const struct ctl_option send_options[] = {
     {"--check-after", "DURATION", "prepare only: when the first check may come"},
     {NULL, NULL, NULL},
 };
-static const struct ctl_option decide_options[] = {
+static const struct ctl_option confirm_options[] = {
     {"--producer", "NAME", "must match the transaction's"},
-    {"--reason", "TEXT", "cancel only: kept with the decision"},
+    CTL_BODY_OPTIONS,
+    {NULL, NULL, NULL},
+};
+static const struct ctl_option cancel_options[] = {
+    {"--producer", "NAME", "must match the transaction's"},
+    {"--reason", "TEXT", "kept with the decision"},
     {NULL, NULL, NULL},
 };
 static const struct ctl_option get_options[] = {
@@ -96,6 +102,9 @@ static int fill_message(struct ctl *c, Txmsg__V1__Message *m) {
         return ctl_usage("give --body or --body-file, not both");
     if (file && !(body = ctl_read_file(c, file, &n)))
         return CTL_USAGE;
+    m->body_later = args_has(&c->args, "--body-later");
+    if (m->body_later && (file || *body))
+        return ctl_usage("--body-later has no body yet: give it to confirm");
     m->topic = ctl_opt(c, "--topic");
     m->content_type = ctl_opt(c, "--content-type");
     m->body = (ProtobufCBinaryData){.len = n, .data = (uint8_t *)(uintptr_t)body};
@@ -106,6 +115,43 @@ static int fill_message(struct ctl *c, Txmsg__V1__Message *m) {
     if (code == CTL_OK)
         code = ctl_time_option(c, "--expire-at", 1, &m->expire_at);
     return code == CTL_OK ? fill_headers(c, m) : code;
+}
+
+static void body_add(struct ctl *c, Txmsg__V1__MessageBody **list, size_t *n, uint32_t message, const char *p,
+                     size_t bytes) {
+    Txmsg__V1__MessageBody *b = list[(*n)++] = mem_must(arena_alloc(&c->arena, sizeof(*b)));
+    txmsg__v1__message_body__init(b);
+    b->n = message;
+    b->body = (ProtobufCBinaryData){.data = (uint8_t *)(uintptr_t)p, .len = bytes};
+}
+
+int ctl_bodies(struct ctl *c, Txmsg__V1__MessageBody ***ret, size_t *n) {
+    Txmsg__V1__MessageBody **list = mem_must(arena_alloc(&c->arena, (CTL_OPTIONS_MAX + 1) * sizeof(*list)));
+    const char *text = args_get(&c->args, "--body"), *file = args_get(&c->args, "--body-file"), *p;
+    size_t bytes;
+    *ret = list;
+    *n = 0;
+    if (text && file)
+        return ctl_usage("give --body or --body-file, not both");
+    if (text)
+        body_add(c, list, n, 0, text, strlen(text));
+    if (file) {
+        if (!(p = ctl_read_file(c, file, &bytes)))
+            return CTL_USAGE;
+        body_add(c, list, n, 0, p, bytes);
+    }
+    for (int i = 0; i < c->args.options_n; i++) {
+        if (strcmp(c->args.options[i].name, "--body-of"))
+            continue;
+        char *end;
+        unsigned long message = strtoul(c->args.options[i].value, &end, 10);
+        if (end == c->args.options[i].value || *end != '=' || message > UINT16_MAX)
+            return ctl_usage("--body-of: '%s' is not N=FILE", c->args.options[i].value);
+        if (!(p = ctl_read_file(c, end + 1, &bytes)))
+            return CTL_USAGE;
+        body_add(c, list, n, (uint32_t)message, p, bytes);
+    }
+    return CTL_OK;
 }
 
 /* An id made here can be repeated after an unknown outcome, so it is always shown. */
@@ -157,6 +203,8 @@ static int cmd_publish(struct ctl *c) {
         return code;
     if (args_has(&c->args, "--check-after"))
         return ctl_usage("--check-after has no meaning for publish");
+    if (m.body_later)
+        return ctl_usage("--body-later has no meaning for publish");
     txmsg__v1__publish_request__init(&q);
     q.transaction_id = transaction_id(c);
     q.producer = ctl_opt(c, "--producer");
@@ -185,6 +233,9 @@ static int cmd_confirm(struct ctl *c) {
     if (code != CTL_OK)
         return code;
     q.producer = ctl_opt(c, "--producer");
+    code = ctl_bodies(c, &q.bodies, &q.n_bodies);
+    if (code != CTL_OK)
+        return code;
     code = ctl_call(c, SERVICE "Confirm", &q.base, &txmsg__v1__confirm_response__descriptor, &r);
     return code == CTL_OK && r ? print_status(c, ((const Txmsg__V1__ConfirmResponse *)r)->status) : code;
 }
@@ -252,8 +303,10 @@ static int cmd_get(struct ctl *c) {
     }
     for (size_t i = 0; i < t->n_messages; i++) {
         const Txmsg__V1__TransactionMessage *m = t->messages[i];
-        printf("message %u      topic %s, %lld bytes\n", m->n, m->message->topic, (long long)m->body_size);
-        if (q.include_bodies) {
+        bool waits = m->message->body_later && t->decision != TXMSG__V1__DECISION__DECISION_COMMITTED;
+        printf("message %u      topic %s, ", m->n, m->message->topic);
+        printf(waits ? "body to come\n" : "%lld bytes\n", (long long)m->body_size);
+        if (q.include_bodies && !waits) {
             fwrite(m->message->body.data, 1, m->message->body.len, stdout);
             putchar('\n');
         }
@@ -310,8 +363,8 @@ static int cmd_list(struct ctl *c) {
 const struct ctl_command message_commands[] = {
     {"prepare", "", "stores a message that is delivered once it is confirmed", send_options, cmd_prepare},
     {"publish", "", "prepare and confirm in one durable step", send_options, cmd_publish},
-    {"confirm", "ID", "the local transaction committed: deliver", decide_options, cmd_confirm},
-    {"cancel", "ID", "the local transaction rolled back: never deliver", decide_options, cmd_cancel},
+    {"confirm", "ID", "the local transaction committed: deliver", confirm_options, cmd_confirm},
+    {"cancel", "ID", "the local transaction rolled back: never deliver", cancel_options, cmd_cancel},
     {"get", "ID", "what became of a transaction", get_options, cmd_get},
     {"list", "", "transactions, newest first", list_options, cmd_list},
     {NULL, NULL, NULL, NULL, NULL},

@@ -11,8 +11,9 @@
 #include "store/read.h"
 
 struct admin_service;
-/* `applied` is called after a change was stored, on the worker's thread: the daemon looks at the configuration at once. */
-int admin_service_new(struct store *s, void (*applied)(void *arg), void *arg, struct admin_service **ret) MUSTCHECK;
+/* `l`, of bodies that come with a decision, is copied; `applied` is called after a change was stored, on the worker's thread: the daemon looks at the configuration at once. */
+int admin_service_new(struct store *s, const struct limits *l, void (*applied)(void *arg), void *arg,
+                      struct admin_service **ret) MUSTCHECK;
 void admin_service_free(struct admin_service *a);
 const struct rpc_method *admin_service_methods(struct admin_service *a, size_t *n);
 void admin_service_rpc(struct admin_service *a, struct rpc_server *rpc);

@@ -13,6 +13,7 @@
 
 struct admin_service {
     struct store *store;
+    struct limits limits;
     void (*applied)(void *arg);
     void *arg;
     struct rpc_server *rpc;

@@ -128,11 +128,12 @@ int32_t admin_page_size(int32_t asked) {
     return asked <= 0 ? PAGE_DEFAULT : MIN(asked, (int32_t)PAGE_MAX);
 }
 
-int admin_service_new(struct store *s, void (*applied)(void *arg), void *arg, struct admin_service **ret) {
+int admin_service_new(struct store *s, const struct limits *l, void (*applied)(void *arg), void *arg,
+                      struct admin_service **ret) {
     struct admin_service *a = mem_zalloc(sizeof(*a));
     if (!a)
         return -ENOMEM;
-    *a = (struct admin_service){.store = s, .applied = applied, .arg = arg};
+    *a = (struct admin_service){.store = s, .limits = *l, .applied = applied, .arg = arg};
     list_init(&a->pausing);
     const struct rpc_method methods[] = {
 #define METHOD(name, request, handler)                                                                                 \

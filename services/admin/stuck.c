@@ -14,6 +14,8 @@ struct stuck {
     struct uuid id;
     enum op_kind kind;
     const char *actor, *reason;
+    const struct msg_body *bodies; /* in the call's arena */
+    size_t bodies_n;
 };
 
 static char *copy(struct arena *a, const char *s) {
@@ -124,6 +126,12 @@ static void refuse_outcome(struct stuck *j) {
         job_refuse(&j->job, RPC_FAILED_PRECONDITION, "DECIDED_OTHERWISE", NULL, why);
     } else if (op->outcome == OP_NOT_FOUND) {
         job_refuse(&j->job, RPC_NOT_FOUND, "TRANSACTION_NOT_FOUND", NULL, "no such transaction");
+    } else if (op->outcome == OP_BODIES_DIFFER) {
+        job_refuse(&j->job, RPC_INVALID_ARGUMENT, "BODIES_MISMATCH", "bodies",
+                   "must be one for each message that was prepared with body_later, and no other");
+    } else if (op->outcome == OP_CONTENT_DIFFERS) {
+        job_refuse(&j->job, RPC_ALREADY_EXISTS, "CONTENT_DIFFERS", NULL,
+                   "the transaction is confirmed with other bodies");
     } else if (op->outcome == OP_OUTCOME_UNKNOWN) {
         job_refuse(&j->job, RPC_UNAVAILABLE, "OUTCOME_UNKNOWN", NULL, "the commit's answer was lost: repeat this call");
         j->job.err.retry_after_ms = 200;
@@ -135,6 +143,7 @@ static void refuse_outcome(struct stuck *j) {
 static void on_decided(struct lane_op *op) {
     struct stuck *j = CONTAINER_OF(op, struct stuck, op);
     struct arena *a = rpc_call_arena(j->job.call);
+    mem_free(TAKE(op->bodies));
     Txmsg__V1__ResolveStuckResponse *resp = arena_alloc(a, sizeof(*resp));
     Txmsg__V1__TransactionStatus *s = arena_alloc(a, sizeof(*s));
     if (op->outcome != OP_OK) {
@@ -157,10 +166,29 @@ static void on_decided(struct lane_op *op) {
     job_done(&j->job);
 }
 
+/* 1 = the lane takes no more, or there is no memory. */
+static int submit(struct stuck *j) {
+    struct lane *lane = j->job.service->lane;
+    j->op = (struct lane_op){.kind = j->kind,
+                             .origin = TX_ORIGIN_ADMIN,
+                             .id = j->id,
+                             .actor = bytes_str(j->actor),
+                             .reason = bytes_str(j->reason),
+                             .deadline_ns = rpc_call_deadline_ns(j->job.call),
+                             .done = on_decided};
+    if (j->bodies_n && tx_bodies_new(j->bodies, (uint32_t)j->bodies_n, &j->op.bodies) != 0)
+        return 1;
+    if (lane_submit(lane, &j->op) != 0) {
+        mem_free(TAKE(j->op.bodies));
+        return 1;
+    }
+    lane_kick(lane, 0);
+    return 0;
+}
+
 static void on_state(void *arg, int code, const struct view_tx *t) {
     struct stuck *j = arg;
-    struct lane *lane = j->job.service->lane;
-    if (code < 0 || !lane) {
+    if (code < 0 || !j->job.service->lane) {
         job_unavailable(&j->job);
     } else if (!t) {
         job_refuse(&j->job, RPC_NOT_FOUND, "TRANSACTION_NOT_FOUND", NULL, "no such transaction");
@@ -168,17 +196,8 @@ static void on_state(void *arg, int code, const struct view_tx *t) {
         job_refuse(&j->job, RPC_FAILED_PRECONDITION, "NOT_STUCK", NULL,
                    "the transaction is not STUCK: its producer is still being asked");
     } else {
-        j->op = (struct lane_op){.kind = j->kind,
-                                 .origin = TX_ORIGIN_ADMIN,
-                                 .id = j->id,
-                                 .actor = bytes_str(j->actor),
-                                 .reason = bytes_str(j->reason),
-                                 .deadline_ns = rpc_call_deadline_ns(j->job.call),
-                                 .done = on_decided};
-        if (lane_submit(lane, &j->op) == 0) {
-            lane_kick(lane, 0);
+        if (submit(j) == 0)
             return;
-        }
         job_unavailable(&j->job);
     }
     job_done(&j->job);
@@ -190,6 +209,27 @@ static void run_resolve(struct job *job) {
         job_unavailable(job);
         job_done(job);
     }
+}
+
+/* False: the call was refused. */
+static bool read_bodies(struct rpc_call *call, const Txmsg__V1__ResolveStuckRequest *q, struct stuck *j) {
+    struct arena *a = rpc_call_arena(call);
+    struct msg_body *list = arena_alloc(a, MAX(q->n_bodies, 1u) * sizeof(*list));
+    struct violation v;
+    if (!list) {
+        call_overloaded(call);
+        return false;
+    }
+    for (size_t i = 0; i < q->n_bodies; i++)
+        list[i] = (struct msg_body){q->bodies[i]->n, bytes_of(q->bodies[i]->body.data, q->bodies[i]->body.len)};
+    if (validate_bodies(&j->job.service->limits, list, q->n_bodies, &v)) {
+        call_refuse(call, RPC_INVALID_ARGUMENT, "INVALID_FIELD", arena_strndup(a, v.field, strlen(v.field)),
+                    arena_strndup(a, v.description, strlen(v.description)));
+        return false;
+    }
+    j->bodies = list;
+    j->bodies_n = q->n_bodies;
+    return true;
 }
 
 void admin_resolve(struct rpc_call *call, void *service) {
@@ -206,11 +246,12 @@ void admin_resolve(struct rpc_call *call, void *service) {
         call_refuse(call, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "decision", "must be COMMITTED or ROLLED_BACK");
         return;
     }
-    if (q->n_bodies) {
-        call_refuse(call, RPC_INVALID_ARGUMENT, "BODIES_MISMATCH", "bodies",
-                    "no message of this transaction was declared body_later");
+    if (q->n_bodies && q->decision != TXMSG__V1__DECISION__DECISION_COMMITTED) {
+        call_refuse(call, RPC_INVALID_ARGUMENT, "BODIES_MISMATCH", "bodies", "are for COMMITTED");
         return;
     }
+    if (!read_bodies(call, q, j))
+        return;
     if (!*q->reason || validate_text("reason", bytes_str(q->reason), LIMIT_REASON, &v)) {
         call_refuse(call, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "reason", "is required, at most 1024 bytes of text");
         return;

@@ -12,6 +12,7 @@ struct asker_options {
     int in_flight;
     struct desk *desk;         /* NULL = no pull mode */
     struct rpc_caller *caller; /* NULL = no gRPC check: such endpoints cannot be asked */
+    struct limits limits;      /* of bodies that answers bring */
 };
 /* `age` and the others outlive the asker. */
 int asker_new(struct loop *l, struct store *s, struct reader *r, struct webclient *w, struct lane *own, struct age *age,

@@ -49,6 +49,8 @@ static void on_back(void *arg) {
 
     list_del(&b->link);
     if (!a) {
+        for (size_t i = 0; i < b->n; i++)
+            answer_end(&b->answers[i]);
         mem_free(b);
         return;
     }
@@ -78,8 +80,7 @@ static void read_one(struct batch *b, const Txmsg__V1__CheckResponse *m) {
         if (!uuid_eq(&id, &b->ids[i]))
             continue;
         if (b->found[i]) {
-            b->answers[i].verdict = ANSWER_UNREACHABLE;
-            snprintf(b->answers[i].why, sizeof(b->answers[i].why), "two answers for one transaction");
+            answer_refuse(&b->answers[i], "two answers for one transaction");
         } else {
             answer_message(m, &b->ids[i], &b->answers[i]);
         }

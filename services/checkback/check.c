@@ -12,6 +12,7 @@
 
 #include "base/metric.h"
 #include "checkback/request.h"
+#include "core/validate.h"
 
 enum {
     REQUEST_MAX = 48 << 20,
@@ -63,6 +64,8 @@ static void memory_free(struct check *c) {
     mem_free(c->business_key);
     buf_deinit(&c->request);
     tx_content_unref(c->content);
+    answer_end(&c->desk.answer);
+    mem_free(c->bodies);
     arena_deinit(&c->arena);
     mem_free(c);
 }
@@ -203,6 +206,19 @@ static void report_contrary(struct check *c) {
               answer_name(c->verdict), id, tx_state_name(c->op.state), tx_origin_name(c->op.decided_by));
 }
 
+/* The producer confirmed meanwhile, with other bodies: those are sent. */
+static void report_bodies(struct check *c) {
+    char id[UUID_TEXT];
+
+    metric_add(c->producer->contrary, 1);
+    if (!log_limit_pass(&c->asker->contrary, NS_PER_S))
+        return;
+    uuid_format(&c->tx, id);
+    LOG_ERROR("checkback",
+              "producer %s answered a check of transaction %s with other bodies than it was confirmed with", c->name,
+              id);
+}
+
 static void on_decided(struct lane_op *op) {
     struct check *c = CONTAINER_OF(op, struct check, op);
 
@@ -227,6 +243,10 @@ static void on_decided(struct lane_op *op) {
         check_free(c);
         return;
     case OP_CONTENT_DIFFERS:
+        report_bodies(c);
+        end_decided(c);
+        return;
+    case OP_BODIES_DIFFER:
     case OP_PRODUCER_DIFFERS:
     case OP_PAST_RETENTION:
     case OP_REFUSED:
@@ -235,6 +255,7 @@ static void on_decided(struct lane_op *op) {
     snprintf(c->error, sizeof(c->error), "verdict refused: %s",
              op->outcome == OP_REFUSED          ? op->why
              : op->outcome == OP_PAST_RETENTION ? "past retention"
+             : op->outcome == OP_BODIES_DIFFER  ? "other bodies than were declared"
                                                 : "other producer");
     end_failed(c);
 }
@@ -247,6 +268,7 @@ static void decide(struct check *c) {
                              .origin = TX_ORIGIN_CHECK,
                              .id = c->tx,
                              .producer = bytes_str(c->name),
+                             .bodies = c->bodies,
                              .done = on_decided};
     move(c, &c->asker->deciding);
     int r = lane_submit(own, &c->op); /* `c` may be gone already */
@@ -268,7 +290,6 @@ static int write_message(struct check *c, const struct question *q) {
     c->message = request_message(&c->arena, q);
     if (!c->message)
         return -ENOMEM;
-    c->content = tx_content_ref((struct tx_content *)(uintptr_t)q->content);
     return 0;
 }
 
@@ -286,6 +307,8 @@ void check_write(struct check *c, const struct tx_content *content) {
         r = request_body(&c->request, &q);
     if (r == 0 && (c->policy->grpc_n > 0 || c->policy->endpoints_n == 0 || desk_room(c->asker->desk, c->name) > 0))
         r = write_message(c, &q);
+    if (content && (c->message || content->later_n))
+        c->content = tx_content_ref((struct tx_content *)(uintptr_t)content);
     c->producer->held += held(c);
     if (r == 0) {
         move(c, &c->asker->ready);
@@ -305,11 +328,31 @@ static void next_endpoint(struct check *c, const char *why) {
     c->tried++;
 }
 
-/* False: it is no answer. */
-static bool answered(struct check *c, const struct answer *answer) {
+/* A COMMITTED has exactly the bodies that the transaction waits for, else it is no answer. */
+static void check_bodies(struct check *c, struct answer *answer) {
+    static const struct tx_content nothing = {.later_n = 0};
+    struct violation v;
+
+    if (answer->verdict != ANSWER_COMMITTED)
+        return;
+    if (!tx_bodies_fit(c->content ? c->content : &nothing, answer->bodies)) {
+        answer_refuse(answer, "%s",
+                      answer->bodies ? "answer with other bodies than were declared body_later"
+                                     : "answer without the bodies that were declared body_later");
+        return;
+    }
+    if (!answer->bodies)
+        return;
+    if (validate_bodies(&c->asker->o.limits, answer->bodies->list, answer->bodies->n, &v))
+        answer_refuse(answer, "%.40s %.80s", v.field, v.description);
+}
+
+/* False: it is no answer, and says why. */
+static bool answered(struct check *c, struct answer *answer) {
     if (answer->verdict == ANSWER_UNREACHABLE)
         return false;
     c->verdict = answer->verdict;
+    c->bodies = TAKE(answer->bodies);
     if (answer->verdict == ANSWER_UNKNOWN)
         end_unknown(c, unknown_delay_ms(c, answer, c->unknowns + 1), "answered UNKNOWN");
     else if (answer->verdict == ANSWER_ROLLED_BACK && too_young_ms(c) > 0)
@@ -332,6 +375,7 @@ void check_back(struct check *c) {
     c->at_desk = false;
     if (c->asker->closing) /* it is abandoned with the others */
         return;
+    check_bodies(c, &c->desk.answer);
     if (c->desk.lost) {
         waits(c, c->policy->endpoints_n == 0);
         move(c, &c->asker->ready);
@@ -353,7 +397,8 @@ void check_call_again(struct check *c) {
     check_send(c);
 }
 
-void check_called(struct check *c, const struct answer *answer) {
+void check_called(struct check *c, struct answer *answer) {
+    check_bodies(c, answer);
     if (answer->verdict == ANSWER_UNREACHABLE) {
         next_endpoint(c, answer->why);
         check_call_again(c);

@@ -64,7 +64,7 @@ struct check {
     uint64_t lease_ns;          /* CLOCK_MONOTONIC: ours until then */
     struct buf request;         /* over HTTP, if there is an endpoint */
     struct arena arena;         /* of `message` */
-    struct tx_content *content; /* it points into it; NULL = there is no message */
+    struct tx_content *content; /* it points into it, or bodies are to come; else NULL */
     Txmsg__V1__CheckRequest *message;
     bool waits;     /* for a stream: counted in producer->waiting */
     int pulled;     /* streams that did not answer in time, or nothing that counts */
@@ -75,6 +75,7 @@ struct check {
     int endpoint, tried;
     struct web_call *call;
     enum answer_verdict verdict;
+    struct tx_bodies *bodies; /* that came with it; NULL = none */
     struct lane_op op;
     struct check_finish finish;
     char error[200];
@@ -99,7 +100,7 @@ void check_overdue(struct check *c);
 bool check_has_time(const struct check *c);
 
 /* A call brought this for it; or it is to be made again in another form. */
-void check_called(struct check *c, const struct answer *answer);
+void check_called(struct check *c, struct answer *answer); /* ends the answer */
 void check_call_again(struct check *c);
 
 /* Of asker.c: sends what is ready; or only wakes whom it was given to. */

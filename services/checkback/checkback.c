@@ -24,6 +24,10 @@ int checkback_new(struct loop *l, struct store *s, struct reader *r, struct webc
 
     if (!c)
         return -ENOMEM;
+    if (o && o->limits)
+        ao.limits = *o->limits;
+    else
+        limits_default(&ao.limits);
     age_open(&c->age);
     code = finder_new(l, r, &c->age, o && o->find_poll_ms > 0 ? o->find_poll_ms : 250, &c->finder);
     code = code < 0 ? code : asker_new(l, s, r, w, own, &c->age, &ao, &c->asker);

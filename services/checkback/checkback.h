@@ -15,11 +15,12 @@ struct rpc_caller;
 struct webclient;
 struct checkback;
 struct checkback_options {
-    int64_t poll_ms;           /* how often due checks are looked for; default 250 */
-    int64_t find_poll_ms;      /* how often the finder walks; default 250 */
-    int in_flight;             /* checks under way in this worker; default 256 */
-    struct desk *desk;         /* of the process; outlives the check-back. NULL = no pull mode */
-    struct rpc_caller *caller; /* stopped before the loop ends. NULL = no gRPC check */
+    int64_t poll_ms;             /* how often due checks are looked for; default 250 */
+    int64_t find_poll_ms;        /* how often the finder walks; default 250 */
+    int in_flight;               /* checks under way in this worker; default 256 */
+    struct desk *desk;           /* of the process; outlives the check-back. NULL = no pull mode */
+    struct rpc_caller *caller;   /* stopped before the loop ends. NULL = no gRPC check */
+    const struct limits *limits; /* of bodies that answers bring; copied. NULL = the defaults */
 };
 /* `own` takes the verdicts as operations: the worker's own lane. It, the reader and the web client are freed after checkback_free(). */
 int checkback_new(struct loop *l, struct store *s, struct reader *r, struct webclient *w, struct lane *own,

@@ -27,7 +27,9 @@ static void put_message(struct buf *out, const struct msg *m, bool include_body)
     put_value(out, "key", m->key);
     buf_put_str(out, ",\"headers\":");
     buf_put_bytes(out, m->headers_json.n ? m->headers_json : BYTES_LIT("{}"));
-    if (include_body)
+    if (m->later)
+        buf_put_str(out, ",\"bodyLater\":true");
+    else if (include_body)
         put_value(out, "body", m->body);
     buf_put_char(out, '}');
 }
@@ -111,7 +113,8 @@ static int messages_of(struct arena *a, const struct question *q, Txmsg__V1__Che
         rows[i].n = i;
         rows[i].topic = text_of(m->topic);
         rows[i].key = data_of(m->key);
-        if (q->include_body)
+        rows[i].body_later = m->later;
+        if (q->include_body && !m->later)
             rows[i].body = data_of(m->body);
         if (message_headers(a, m, &rows[i]) < 0)
             return -ENOMEM;

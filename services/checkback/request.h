@@ -18,7 +18,7 @@ struct question {
 /*
  * Appends
  * {"transactionId","producer","businessKey","preparedTime","checkCount","messages":[{"topic","key","headers","body"}]}.
- * businessKey and key are "" where there is none. A key or body that is not UTF-8 text comes as "keyBase64" or
+ * A message whose body is to come has "bodyLater":true. businessKey and key are "" where there is none. A key or body that is not UTF-8 text comes as "keyBase64" or
  * "bodyBase64" instead. The buffer's error.
  */
 int request_body(struct buf *out, const struct question *q) MUSTCHECK;

@@ -13,7 +13,7 @@
  *       text topic
  *       text key               (empty = none)
  *       text content_type      (empty = none)
- *       text body
+ *       text body              (body_later: u32 0xffffffff and nothing)
  *       u32 4, u32 number of headers
  *       for each header, by name in byte order:
  *         text name
@@ -104,7 +104,10 @@ int tx_digest(const struct tx_content *c, uint8_t out[32]) {
         feed_text(&f, m->topic);
         feed_text(&f, m->key);
         feed_text(&f, m->content_type);
-        feed_text(&f, m->body);
+        if (m->later)
+            feed_u32(&f, UINT32_MAX);
+        else
+            feed_text(&f, m->body);
         feed_count(&f, m->headers_n);
         for (uint32_t h = 0; h < m->headers_n; h++) {
             feed_text(&f, m->headers[h].name);

@@ -95,6 +95,52 @@ void tx_content_unref(struct tx_content *c) {
         mem_free(c);
 }
 
+/* --- bodies of a decision --- */
+
+static int by_n(const void *a, const void *b) {
+    uint32_t x = ((const struct msg_body *)a)->n, y = ((const struct msg_body *)b)->n;
+    return (x > y) - (x < y);
+}
+
+int tx_bodies_new(const struct msg_body *in, uint32_t n, struct tx_bodies **ret) {
+    size_t bytes = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        bytes += in[i].body.n;
+    struct tx_bodies *b = mem_alloc(sizeof(*b) + n * sizeof(b->list[0]) + bytes);
+    if (!b)
+        return -ENOMEM;
+    uint8_t *at = (uint8_t *)&b->list[n];
+    b->n = n;
+    b->bytes = bytes;
+    for (uint32_t i = 0; i < n; i++) {
+        b->list[i] = (struct msg_body){in[i].n, bytes_of(at, in[i].body.n)};
+        if (in[i].body.n)
+            memcpy(at, in[i].body.p, in[i].body.n);
+        at += in[i].body.n;
+    }
+    qsort(b->list, n, sizeof(b->list[0]), by_n);
+    for (uint32_t i = 1; i < n; i++) {
+        if (b->list[i].n == b->list[i - 1].n) {
+            mem_free(b);
+            return 1;
+        }
+    }
+    *ret = b;
+    return 0;
+}
+
+bool tx_bodies_fit(const struct tx_content *c, const struct tx_bodies *b) {
+    uint32_t k = 0;
+
+    if (c->later_n != (b ? b->n : 0))
+        return false;
+    for (uint32_t i = 0; i < c->messages_n; i++)
+        if (c->messages[i].later && b->list[k++].n != i)
+            return false;
+    return true;
+}
+
 /* What is to be built: the parameters of tx_content_new(), and what the first pass found out. */
 struct plan {
     const struct uuid *id;
@@ -159,7 +205,8 @@ static size_t plan_size(const struct plan *p, const struct scratch *s) {
     size += room_of(p->producer) + room_of(p->business_key) + room_of(p->trace);
     for (uint32_t i = 0; i < p->n; i++) {
         const struct msg *m = &p->in[i];
-        size += room_of(m->topic) + room_of(m->key) + room_of(m->content_type) + m->body.n + 1;
+        size += room_of(m->topic) + room_of(m->key) + room_of(m->content_type);
+        size += m->later ? 0 : m->body.n + 1;
         size += p->json_n[i] > 0 ? p->json_n[i] + 1 : 0;
     }
     for (size_t i = 0; i < p->headers_n; i++)
@@ -195,6 +242,7 @@ static void fill(struct tx_content *c, const struct plan *p, const struct scratc
     c->trace = put_text(&at, p->trace);
     c->check_after_ms = p->check_after_ms;
     c->messages_n = p->n;
+    c->later_n = 0;
     for (uint32_t i = 0; i < p->n; i++) {
         const struct msg *in = &p->in[i];
         struct msg *m = &c->messages[i];
@@ -202,7 +250,9 @@ static void fill(struct tx_content *c, const struct plan *p, const struct scratc
         m->topic = put_text(&at, in->topic);
         m->key = put_text(&at, in->key);
         m->content_type = put_text(&at, in->content_type);
-        m->body = put(&at, in->body);
+        m->later = in->later;
+        c->later_n += in->later;
+        m->body = in->later ? BYTES_NULL : put(&at, in->body);
         m->deliver_at_us = in->deliver_at_us;
         m->expire_at_us = in->expire_at_us;
         m->headers = in->headers_n > 0 ? headers : NULL;

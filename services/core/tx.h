@@ -30,7 +30,7 @@ struct header {
 
 /*
  * One message. Text views are NUL-terminated as well; absent text (and key) has n = 0 and p = NULL (stored as SQL
- * NULL). An empty body is a body: in a tx_content its p is never NULL.
+ * NULL). An empty body is a body: in a tx_content its p is never NULL, unless it is still to come.
  */
 struct msg {
     struct bytes topic, key, body, content_type;
@@ -38,10 +38,24 @@ struct msg {
     uint32_t headers_n;
     struct bytes headers_json;           /* {"name":"value",...} in sorted order, as stored; NULL when there are none */
     int64_t deliver_at_us, expire_at_us; /* microseconds since 1970, by the database's clock; 0 = none */
+    bool later;                          /* declared body_later, and no decision has brought the body yet: it is NULL */
 };
 static inline bool msg_has_times(const struct msg *m) {
     return m->deliver_at_us || m->expire_at_us;
 }
+
+/* Bodies that a decision brings, by n, each once; one allocation, freed with mem_free(). */
+struct msg_body {
+    uint32_t n;
+    struct bytes body; /* p is never NULL */
+};
+struct tx_bodies {
+    uint32_t n;
+    size_t bytes; /* of all bodies */
+    struct msg_body list[];
+};
+/* Copies and sorts. 0; 1 = two are for one message; -ENOMEM. @thread any */
+int tx_bodies_new(const struct msg_body *in, uint32_t n, struct tx_bodies **ret) MUSTCHECK;
 
 /*
  * How long after Prepare the first check may come; the largest class not above check_after is stored with the header.
@@ -57,9 +71,13 @@ struct tx_content {
     int64_t check_after_ms;                     /* 0 = the producer's policy */
     uint8_t digest[32];
     uint32_t messages_n;
-    size_t bytes; /* memory held: budget of caches */
+    uint32_t later_n; /* of them, those whose body is still to come */
+    size_t bytes;     /* memory held: budget of caches */
     struct msg messages[];
 };
+
+/* Exactly one body for each message that waits for one? `b` NULL = none are given. */
+bool tx_bodies_fit(const struct tx_content *c, const struct tx_bodies *b);
 
 struct tx_content *tx_content_ref(struct tx_content *c);
 void tx_content_unref(struct tx_content *c); /* NULL allowed. @thread any */

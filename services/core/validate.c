@@ -237,3 +237,32 @@ int validate_times(const struct limits *l, int64_t id_ms, const struct msg *m, u
     }
     return 0;
 }
+
+int validate_bodies(const struct limits *l, const struct msg_body *b, size_t n, struct violation *v) {
+    int64_t max = MIN(l->messages, LIMIT_MESSAGES_HARD), total = 0;
+
+    if (n > (size_t)max) {
+        describe(v, "are %zu, the limit is %lld", n, (long long)max);
+        return at_field(v, "bodies");
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (b[i].n >= LIMIT_MESSAGES_HARD) {
+            describe(v, "is %u, no transaction has so many messages", b[i].n);
+            return at_field(v, "bodies[%zu].n", i);
+        }
+        for (size_t k = 0; k < i; k++) {
+            if (b[k].n == b[i].n) {
+                describe(v, "is %u, that of another one", b[i].n);
+                return at_field(v, "bodies[%zu].n", i);
+            }
+        }
+        if (bad_size(b[i].body.n, l->body_bytes, v))
+            return at_field(v, "bodies[%zu].body", i);
+        total += (int64_t)b[i].body.n;
+    }
+    if (total > l->transaction_bytes) {
+        describe(v, "are %lld bytes together, the limit is %lld", (long long)total, (long long)l->transaction_bytes);
+        return at_field(v, "bodies");
+    }
+    return 0;
+}

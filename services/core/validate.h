@@ -14,6 +14,8 @@ struct violation {
 /* All: 0 = valid, 1 = refused and *v says why (untouched when valid). @thread any. `now_ms` is the database clock. */
 int validate_id_window(const struct limits *l, const struct uuid *id, int64_t now_ms, struct violation *v) MUSTCHECK;
 int validate_messages(const struct limits *l, const struct msg *m, uint32_t n, struct violation *v) MUSTCHECK;
+/* Bodies that come with a decision: how many, for which messages, how large. */
+int validate_bodies(const struct limits *l, const struct msg_body *b, size_t n, struct violation *v) MUSTCHECK;
 /*
  * deliver_at and expire_at of each message, against the time inside the transaction's id and not against the clock: a
  * repeat is judged like the first call, whatever time has passed between them.

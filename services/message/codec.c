@@ -37,11 +37,6 @@ static struct bytes data(ProtobufCBinaryData d) {
     return d.len ? bytes_of(d.data, d.len) : BYTES_NULL;
 }
 
-static int not_served(struct arena *a, struct rpc_error *err, size_t i, const char *field) {
-    return codec_refuse(a, err, RPC_UNIMPLEMENTED, "FIELD_NOT_SERVED", arena_printf(a, "messages[%zu].%s", i, field),
-                        "is not served by this version");
-}
-
 /* 0 = none. A time before 1970 is as good as the first microsecond after it: neither is ever ahead. */
 static int one_time(const Google__Protobuf__Timestamp *in, size_t i, const char *field, struct arena *a, int64_t *ret,
                     struct rpc_error *err) {
@@ -52,10 +47,15 @@ static int one_time(const Google__Protobuf__Timestamp *in, size_t i, const char 
     return 0;
 }
 
-static int one_message(const Txmsg__V1__Message *in, size_t i, struct arena *a, struct msg *out,
+static int one_message(const Txmsg__V1__Message *in, size_t i, bool may_be_later, struct arena *a, struct msg *out,
                        struct rpc_error *err) {
-    if (in->body_later)
-        return not_served(a, err, i, "body_later");
+    if (in->body_later && !may_be_later)
+        return codec_refuse(a, err, RPC_INVALID_ARGUMENT, "INVALID_FIELD",
+                            arena_printf(a, "messages[%zu].body_later", i),
+                            "is for Prepare: here every message brings its body");
+    if (in->body_later && in->body.len)
+        return codec_refuse(a, err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", arena_printf(a, "messages[%zu].body", i),
+                            "must be empty with body_later");
     struct header *h = in->n_headers ? arena_alloc(a, in->n_headers * sizeof(*h)) : NULL;
     if (in->n_headers && !h)
         return -ENOMEM;
@@ -66,7 +66,8 @@ static int one_message(const Txmsg__V1__Message *in, size_t i, struct arena *a, 
                         .body = data(in->body),
                         .content_type = text(in->content_type),
                         .headers = h,
-                        .headers_n = (uint32_t)in->n_headers};
+                        .headers_n = (uint32_t)in->n_headers,
+                        .later = in->body_later};
     int r = one_time(in->deliver_at, i, "deliver_at", a, &out->deliver_at_us, err);
     return r ? r : one_time(in->expire_at, i, "expire_at", a, &out->expire_at_us, err);
 }
@@ -109,7 +110,7 @@ int codec_content(const struct limits *l, const struct topology *t, const struct
     if (!m)
         return -ENOMEM;
     for (size_t i = 0; i < n; i++) {
-        int r = one_message(in->messages[i], i, a, &m[i], err);
+        int r = one_message(in->messages[i], i, in->may_be_later, a, &m[i], err);
         if (r)
             return r;
     }
@@ -121,6 +122,20 @@ int codec_content(const struct limits *l, const struct topology *t, const struct
     *ret = tx_content_new(id, text(in->producer), text(in->business_key), text(in->trace), in->check_after_ms, m,
                           (uint32_t)n);
     return *ret ? 0 : -ENOMEM;
+}
+
+int codec_bodies(const struct limits *l, Txmsg__V1__MessageBody *const *in, size_t n, struct arena *a,
+                 struct tx_bodies **ret, struct rpc_error *err) {
+    struct msg_body *list = n ? arena_alloc(a, n * sizeof(*list)) : NULL;
+    struct violation v;
+    *ret = NULL;
+    if (!list)
+        return n ? -ENOMEM : 0;
+    for (size_t i = 0; i < n; i++)
+        list[i] = (struct msg_body){in[i]->n, bytes_of(in[i]->body.data, in[i]->body.len)};
+    if (validate_bodies(l, list, n, &v))
+        return codec_violation(a, err, &v);
+    return tx_bodies_new(list, (uint32_t)n, ret);
 }
 
 int64_t codec_timestamp_us(const Google__Protobuf__Timestamp *t) {
@@ -196,6 +211,7 @@ static int put_message(struct arena *a, const struct view_message *m, Txmsg__V1_
     b->topic = copy_bytes(a, m->msg.topic);
     b->content_type = copy_bytes(a, m->msg.content_type);
     b->key = (ProtobufCBinaryData){.data = (uint8_t *)copy_bytes(a, m->msg.key), .len = m->msg.key.n};
+    b->body_later = m->msg.later;
     if (m->msg.body.p)
         b->body = (ProtobufCBinaryData){.data = (uint8_t *)copy_bytes(a, m->msg.body), .len = m->msg.body.n};
     if (!b->topic || !b->content_type || !b->key.data || (m->msg.body.n && !b->body.data) ||

@@ -22,7 +22,11 @@ struct codec_content_in {
     size_t messages_n;
     Txmsg__V1__Message *const *messages;
     int64_t check_after_ms; /* 0 = not given */
+    bool may_be_later;      /* Prepare: a message may leave its body to the decision */
 };
+/* Bodies that come with a decision; *ret is NULL for none, else the caller's. 0, 1 = refused, -ENOMEM. */
+int codec_bodies(const struct limits *l, Txmsg__V1__MessageBody *const *in, size_t n, struct arena *a,
+                 struct tx_bodies **ret, struct rpc_error *err) MUSTCHECK;
 int codec_content(const struct limits *l, const struct topology *t, const struct uuid *id,
                   const struct codec_content_in *in, struct arena *a, struct tx_content **ret, struct rpc_error *err)
     MUSTCHECK;

@@ -15,6 +15,11 @@ void operation_reader_open(struct operation_reader *o, struct message_service *m
     *o = (struct operation_reader){.service = m, .topology = t, .arena = a, .trace = trace};
 }
 
+void operation_drop(struct lane_op *op) {
+    tx_content_unref(TAKE(op->content));
+    mem_free(TAKE(op->bodies));
+}
+
 void operation_reader_close(struct operation_reader *o) {
     topology_unref(TAKE(o->topology));
 }
@@ -119,6 +124,7 @@ static int content_op(const struct operation_reader *o, const struct content_req
                                  .trace = o->trace,
                                  .messages_n = in->messages_n,
                                  .messages = in->messages,
+                                 .may_be_later = op->kind == OP_PREPARE,
                                  .check_after_ms = duration_ms(in->check_after)};
     if (in->check_after && c.check_after_ms < CHECK_AFTER_MIN_MS)
         return codec_refuse(a, err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "check_after", "is less than 1 s");
@@ -180,11 +186,8 @@ int operation_confirm(const struct operation_reader *o, const Txmsg__V1__Confirm
     int r = decision_op(o, OP_CONFIRM, q->transaction_id, q->producer, op, err);
     if (r)
         return r;
-    if (q->n_bodies)
-        return codec_refuse(a, err, RPC_INVALID_ARGUMENT, "BODIES_MISMATCH", "bodies",
-                            "no message of this transaction was declared body_later");
     if (has_partition(o->service, &op->id))
-        return 0;
+        return codec_bodies(&o->service->o.limits, q->bodies, q->n_bodies, a, &op->bodies, err);
     op->outcome = without_partition(o->service, &op->id);
     return op->outcome == OP_NOT_FOUND ? not_found(a, q->transaction_id, err) : outcome_error(op, a, err);
 }

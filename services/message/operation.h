@@ -13,7 +13,10 @@ struct operation_reader {
 void operation_reader_open(struct operation_reader *o, struct message_service *m, struct arena *a, const char *trace);
 void operation_reader_close(struct operation_reader *o);
 
-/* All: 0, 1 = refused and *err is set, -ENOMEM. What they leave in op->content is the caller's reference, always. */
+/*
+ * All: 0, 1 = refused and *err is set, -ENOMEM. What they leave in op->content and op->bodies is the caller's, always:
+ * operation_drop().
+ */
 int operation_prepare(const struct operation_reader *o, const Txmsg__V1__PrepareRequest *q, struct lane_op *op,
                       struct rpc_error *err) MUSTCHECK;
 int operation_publish(const struct operation_reader *o, const Txmsg__V1__PublishRequest *q, struct lane_op *op,
@@ -24,6 +27,8 @@ int operation_cancel(const struct operation_reader *o, const Txmsg__V1__CancelRe
                      struct rpc_error *err) MUSTCHECK;
 int operation_any(const struct operation_reader *o, const Txmsg__V1__Operation *q, struct lane_op *op,
                   struct rpc_error *err) MUSTCHECK;
+
+void operation_drop(struct lane_op *op); /* gives content and bodies back */
 
 /* Of a Batch, or of a frame of a Pipeline. */
 int operation_check_count(size_t n, struct arena *a, struct rpc_error *err) MUSTCHECK;

@@ -44,7 +44,11 @@ static int explain(const struct lane_op *op, struct arena *a, struct rpc_error *
                             "no such transaction; if its Prepare is still under way, repeat this call");
     case OP_CONTENT_DIFFERS:
         return codec_refuse(a, err, RPC_ALREADY_EXISTS, "CONTENT_DIFFERS", NULL,
-                            "this transaction_id is stored with other content");
+                            op->kind == OP_CONFIRM ? "this transaction_id is confirmed with other bodies"
+                                                   : "this transaction_id is stored with other content");
+    case OP_BODIES_DIFFER:
+        return codec_refuse(a, err, RPC_INVALID_ARGUMENT, "BODIES_MISMATCH", "bodies",
+                            "must be one for each message that was prepared with body_later, and no other");
     case OP_DECIDED_OTHERWISE:
         return decided_otherwise(op, a, err);
     case OP_PRODUCER_DIFFERS:

@@ -213,7 +213,7 @@ static void collect(struct pipe *p, struct list *done) {
     while ((e = list_pop(done))) {
         struct flight *x = CONTAINER_OF(LIST_ENTRY(e, struct item, link), struct flight, item);
         put_result(p, x, a);
-        tx_content_unref(TAKE(x->item.op.content));
+        operation_drop(&x->item.op);
         hmap_del(&p->tags, &x->by_tag);
         p->owed++;
         p->open--;
@@ -297,7 +297,7 @@ static int read_operation(struct pipe *p, const struct operation_reader *o, cons
     int r = operation_any(o, q->operation ? q->operation : &nothing, &x->item.op, err);
     if (r == 0)
         return 0;
-    tx_content_unref(TAKE(x->item.op.content));
+    operation_drop(&x->item.op);
     if (r < 0)
         *err = (struct rpc_error){.code = RPC_RESOURCE_EXHAUSTED,
                                   .reason = "OVERLOADED",
@@ -353,6 +353,7 @@ static void take(struct pipe *p, struct reading *r, struct flight *x, uint64_t d
     r->read++;
     r->waiting++;
     r->bytes += x->item.op.content ? (int64_t)x->item.op.content->bytes : 0;
+    r->bytes += x->item.op.bodies ? (int64_t)x->item.op.bodies->bytes : 0;
 }
 
 static void read_frame(struct pipe *p, const Txmsg__V1__PipelineRequest *q, struct reading *r) {

@@ -67,7 +67,7 @@ static struct request *request_new(struct rpc_call *call, size_t n, void (*reply
 
 static void request_drop(struct request *r) {
     for (size_t i = 0; i < r->n; i++)
-        tx_content_unref(TAKE(r->parts[i].item.op.content));
+        operation_drop(&r->parts[i].item.op);
 }
 
 /* What did not fit into the mailbox. */

@@ -42,7 +42,8 @@ static struct cached *find(const struct cache *c, const struct uuid *tx) {
 }
 
 void cache_put(struct cache *c, struct tx_content *content) {
-    if (content->bytes > c->max || find(c, &content->id))
+    /* What waits for bodies is not what will be sent: it is read back with them. */
+    if (content->later_n || content->bytes > c->max || find(c, &content->id))
         return;
     while (c->bytes + content->bytes > c->max)
         drop(c, LIST_ENTRY(c->order.next, struct cached, link));

@@ -506,6 +506,8 @@ static int lane_make(struct loop *loop, struct store *s, const struct uuid *run,
         r = timer_new(loop, on_timer, l, &l->timer);
     if (r == 0)
         r = timer_new(loop, on_sweep, l, &l->sweep);
+    if (r == 0 && !(l->sha = sha256_new()))
+        r = -ENOMEM;
     if (r < 0) {
         lane_free(l);
         return r;
@@ -604,6 +606,7 @@ void lane_free(struct lane *l) {
     mem_free(l->b.delivery_ends);
     lane_lost_deinit(l);
     cache_deinit(&l->cache);
+    sha256_free(l->sha);
     hmap_deinit(&l->in_batch);
     for (size_t i = 0; i < ARRAYS; i++)
         buf_deinit(&l->arrays[i]);

@@ -18,8 +18,9 @@ enum op_kind { OP_PREPARE, OP_PUBLISH, OP_CONFIRM, OP_CANCEL };
 enum op_outcome {
     OP_OK,                /* done now, or a repeat that agrees; the commit that proves it is durable */
     OP_NOT_FOUND,         /* Confirm / Cancel of an id that is not (yet) stored */
-    OP_CONTENT_DIFFERS,   /* same id, other content */
+    OP_CONTENT_DIFFERS,   /* same id, other content; or a Confirm with other bodies than the stored decision's */
     OP_DECIDED_OTHERWISE, /* see decision and decided_by; also any Prepare, Publish or Confirm on a tombstone */
+    OP_BODIES_DIFFER,     /* the bodies given are not those that were declared body_later, one each */
     OP_PRODUCER_DIFFERS,  /* the transaction belongs to another producer */
     OP_PAST_RETENTION,    /* the id lies below the retention floor */
     OP_REFUSED,           /* PostgreSQL refused a value (`why`): nothing of this operation is stored */
@@ -40,8 +41,9 @@ struct lane_op {
     enum tx_origin origin; /* of the decision: rpc, check, admin */
     struct uuid id;
     struct tx_content
-        *content;          /* Prepare, Publish: the submitter's reference, the lane takes its own where it keeps it */
-    struct bytes producer; /* Confirm, Cancel: n = 0 means not given; else it must match */
+        *content; /* Prepare, Publish: the submitter's reference, the lane takes its own where it keeps it */
+    struct tx_bodies *bodies;   /* Confirm: for messages declared body_later, NULL = none; the submitter's */
+    struct bytes producer;      /* Confirm, Cancel: n = 0 means not given; else it must match */
     struct bytes reason, actor; /* may be empty */
     int64_t check_after_ms;     /* Prepare: the request's, or the producer's policy */
     bool tombstone;       /* Cancel: an unknown id may be closed for ever (producer given, id within the window) */

@@ -18,9 +18,10 @@
 
 #include <pthread.h>
 
-#define MESSAGE_COLUMNS                                                                                                \
-    "(tx, n, total, delay_class, check_after, producer, topic, business_key, digest, trace, okey, content_type, "      \
-    "headers, body, deliver_at, expire_at)"
+#define MESSAGE_NAMES                                                                                                  \
+    "tx, n, total, delay_class, check_after, producer, topic, business_key, digest, trace, okey, content_type, "       \
+    "headers, body, deliver_at, expire_at"
+#define MESSAGE_COLUMNS "(" MESSAGE_NAMES ")"
 /*
  * unnest() in the target list and not in FROM: there each array goes through a tuplestore of its own, 2 to 3 us a message.
  * An array that is NULL as a whole gives NULL for each row and costs nothing: what few messages have is sent like that.
@@ -33,10 +34,27 @@
 #define DECISION_ROWS                                                                                                  \
     " FROM (SELECT unnest($1::uuid[]) AS tx, unnest($2::int2[]) AS verdict, unnest($3::int2[]) AS origin,"             \
     " unnest($4::text[]) AS want, unnest($5::text[]) AS actor, unnest($10::text[]) AS reason"
-#define DECISION_COLUMNS "INSERT INTO decision (tx, verdict, origin, producer, lane, seq, at, actor, reason)"
+#define DECISION_NAMES   "tx, verdict, origin, producer, lane, seq, at, actor, reason"
+#define DECISION_COLUMNS "INSERT INTO decision (" DECISION_NAMES ")"
 #define DECISION_HEADER                                                                                                \
     "(SELECT m.producer FROM message m WHERE m.tx = u.tx AND m.n = 0 AND m.tx BETWEEN $8::uuid AND $9::uuid"           \
     " AND (u.want IS NULL OR m.producer = u.want)"
+
+/*
+ * The same where something is declared body_later or brings bodies; apart, because it costs those nothing that do not.
+ * Bodies and their n come flat for the whole batch; `first` and `later` say which belong to the decision. A set that is
+ * not the declared one finds no header.
+ */
+#define DECISION_LATER                                                                                                 \
+    "INSERT INTO decision (" DECISION_NAMES ", amend)"                                                                 \
+    " SELECT u.tx, u.verdict, u.origin, h.producer, $6::int4, $7::int4, now(), u.actor, u.reason,"                     \
+    " CASE WHEN u.later > 0 THEN ($12::bytea[])[u.first:u.first + u.later - 1] END" DECISION_ROWS                      \
+    ", unnest($11::bytea[]) AS digest, unnest($14::int4[]) AS first, unnest($15::int2[]) AS later) u"
+#define DECISION_LATER_HEADER                                                                                          \
+    DECISION_HEADER " AND (u.verdict = 2 OR (m.total > 0 AND m.later = u.later AND (u.later = 0"                       \
+                    " OR ($13::int2[])[u.first:u.first + u.later - 1] = (SELECT array_agg(y.n ORDER BY y.n)"           \
+                    " FROM message y WHERE y.tx = u.tx AND y.tx BETWEEN $8::uuid AND $9::uuid AND y.body IS NULL))))"  \
+                    " AND (u.digest IS NULL OR u.digest = m.digest) OFFSET 0) h"
 
 extern const struct pg_stmt lane_rider_stmts[];
 
@@ -61,13 +79,23 @@ static const struct pg_stmt batch_stmts[] = {
      " AND (u.verdict = 2 OR (m.total > 0 AND m.later = 0)) AND (u.digest IS NULL OR u.digest = m.digest) OFFSET 0) h"
      " ON CONFLICT (tx) DO NOTHING RETURNING tx"},
     {"readback",
-     "SELECT u.tx, h.total, h.producer, h.digest, h.at, d.verdict, d.origin, d.at, c.state"
+     "SELECT u.tx, h.total, h.producer, h.digest, h.at, d.verdict, d.origin, d.at, c.state, CASE WHEN h.later > 0 THEN"
+     " (SELECT array_agg(y.n::int4 ORDER BY y.n) FROM message y WHERE y.tx = u.tx"
+     " AND y.tx BETWEEN $2::uuid AND $3::uuid AND y.body IS NULL) END, d.sums"
      " FROM unnest($1::uuid[]) u(tx)"
-     " LEFT JOIN LATERAL (SELECT m.total, m.producer, m.digest, m.at FROM message m WHERE m.tx = u.tx AND m.n = 0"
+     " LEFT JOIN LATERAL (SELECT m.total, m.producer, m.digest, m.at, m.later FROM message m WHERE m.tx = u.tx AND m.n "
+     "= 0"
      " AND m.tx BETWEEN $2::uuid AND $3::uuid OFFSET 0) h ON true"
-     " LEFT JOIN LATERAL (SELECT d.verdict, d.origin, d.at FROM decision d WHERE d.tx = u.tx"
+     " LEFT JOIN LATERAL (SELECT d.verdict, d.origin, d.at, (SELECT string_agg(sha256(a.body), ''::bytea ORDER BY a.k)"
+     " FROM unnest(d.amend) WITH ORDINALITY a(body, k)) AS sums FROM decision d WHERE d.tx = u.tx"
      " AND d.tx BETWEEN $2::uuid AND $3::uuid OFFSET 0) d ON true"
      " LEFT JOIN LATERAL (SELECT c.state FROM check_due c WHERE c.tx = u.tx OFFSET 0) c ON true"},
+    {"messages_later", "INSERT INTO message (" MESSAGE_NAMES ", later)" MESSAGE_ROWS ", unnest($17::int2[])"},
+    {"headers_later", "INSERT INTO message (" MESSAGE_NAMES ", later)" MESSAGE_ROWS
+                      ", unnest($17::int2[]) ON CONFLICT (tx, n) DO NOTHING RETURNING tx"},
+    {"decisions_later", DECISION_LATER " LEFT JOIN LATERAL " DECISION_LATER_HEADER " ON true"},
+    {"decisions_later_exact",
+     DECISION_LATER " CROSS JOIN LATERAL " DECISION_LATER_HEADER " ON CONFLICT (tx) DO NOTHING RETURNING tx"},
     {"lane_end_old", "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                      " WHERE starts_with(application_name, $1::text) AND pid <> pg_backend_pid()"},
     {"lane_noop", "INSERT INTO lane_log (lane, seq, kind, nonce) VALUES ($1::int4, $2::int4, 'N', $3::int8)"
@@ -118,7 +146,7 @@ static bool op_in_batch(struct lane *l, const struct uuid *id) {
 }
 
 size_t lane_op_bytes(const struct lane_op *op) {
-    return op->content ? op->content->bytes : 64;
+    return (op->content ? op->content->bytes : 64) + (op->bodies ? op->bodies->bytes : 0);
 }
 
 /* Ids of far-apart partitions do not share a batch: its bounds would make every lookup visit all partitions between. */
@@ -241,12 +269,13 @@ enum {
     A_BODY,
     A_DELIVER_AT,
     A_EXPIRE_AT,
+    A_LATER, /* only where there is one */
     A_MESSAGE_COLUMNS
 };
 
 static const uint32_t message_oids[A_MESSAGE_COLUMNS] = {
-    OID_UUID,  OID_INT2, OID_INT2,  OID_INT2, OID_INT4, OID_TEXT,  OID_TEXT,        OID_TEXT,
-    OID_BYTEA, OID_TEXT, OID_BYTEA, OID_TEXT, OID_TEXT, OID_BYTEA, OID_TIMESTAMPTZ, OID_TIMESTAMPTZ};
+    OID_UUID, OID_INT2,  OID_INT2, OID_INT2, OID_INT4,  OID_TEXT,        OID_TEXT,        OID_TEXT, OID_BYTEA,
+    OID_TEXT, OID_BYTEA, OID_TEXT, OID_TEXT, OID_BYTEA, OID_TIMESTAMPTZ, OID_TIMESTAMPTZ, OID_INT2};
 
 static void put_time(struct buf *a, int64_t us) {
     if (us)
@@ -278,6 +307,16 @@ static void put_message(struct buf *a, const struct lane_op *op, uint16_t n) {
     put_time(&a[A_EXPIRE_AT], m ? m->expire_at_us : 0);
 }
 
+/* Is a body declared or brought? Then the batch uses the statements for that. */
+static bool any_later(const struct lane_batch *b) {
+    for (uint32_t i = 0; i < b->ops_n; i++) {
+        const struct lane_op *op = b->ops[i];
+        if (op && (op->bodies || (op->content && op->content->later_n)))
+            return true;
+    }
+    return false;
+}
+
 static void begin_arrays(struct lane *l, const uint32_t *oids, size_t n) {
     for (size_t i = 0; i < n; i++)
         pgarr_begin(&l->arrays[i], oids[i]);
@@ -305,7 +344,7 @@ enum message_part { ALL_MESSAGES, HEADERS_ONLY, OTHERS_OF_WINNERS };
 static int send_messages(struct lane *l, enum message_part part) {
     struct lane_batch *b = &l->b;
     unsigned rows = 0;
-    bool timed = false;
+    bool timed = false, later = any_later(b);
     for (uint32_t i = 0; i < b->ops_n; i++) {
         const struct lane_op *op = b->ops[b->order[i]];
         if (!op || !stores_header(op, part == HEADERS_ONLY) || (part == OTHERS_OF_WINNERS && !op->won_header))
@@ -314,8 +353,10 @@ static int send_messages(struct lane *l, enum message_part part) {
         uint32_t from = part == OTHERS_OF_WINNERS ? 1 : 0, to = part == HEADERS_ONLY ? 1 : total;
         for (uint32_t n = from; n < to; n++, rows++) {
             if (rows == 0)
-                begin_arrays(l, message_oids, A_MESSAGE_COLUMNS);
+                begin_arrays(l, message_oids, later ? A_MESSAGE_COLUMNS : A_LATER);
             put_message(l->arrays, op, (uint16_t)n);
+            if (later)
+                pgarr_int16(&l->arrays[A_LATER], n == 0 && op->content ? (int16_t)op->content->later_n : 0);
             timed = timed || (op->content && msg_has_times(&op->content->messages[n]));
         }
     }
@@ -323,29 +364,57 @@ static int send_messages(struct lane *l, enum message_part part) {
         return 0;
     struct pg_params p;
     pg_params_init(&p);
-    int r = end_arrays(l, timed ? A_MESSAGE_COLUMNS : A_DELIVER_AT, &p);
-    for (int i = A_DELIVER_AT; r == 0 && !timed && i < A_MESSAGE_COLUMNS; i++)
+    int r = end_arrays(l, timed ? A_LATER : A_DELIVER_AT, &p);
+    for (int i = A_DELIVER_AT; r == 0 && !timed && i < A_LATER; i++)
         pg_param_null(&p);
-    return r < 0 ? r
-                 : batch_step(l, part == HEADERS_ONLY ? STEP_HEADERS : STEP_OTHER,
-                              part == HEADERS_ONLY ? "headers" : "messages", &p);
+    if (r == 0 && later) {
+        r = pgarr_end(&l->arrays[A_LATER]);
+        pg_param_array(&p, &l->arrays[A_LATER]);
+    }
+    if (r < 0)
+        return r;
+    if (part == HEADERS_ONLY)
+        return batch_step(l, STEP_HEADERS, later ? "headers_later" : "headers", &p);
+    return batch_step(l, STEP_OTHER, later ? "messages_later" : "messages", &p);
 }
+
+/* The last arrays of a decision; those before are in the order of the statement. */
+enum { D_BODIES = 7, D_NS, D_FIRST, D_LATER, D_ARRAYS };
 
 static bool decides(const struct lane_op *op) {
     return op->kind != OP_PREPARE;
 }
 
+/* Bodies, their n, and for each decision the place of its first one and how many. Arrays from D_BODIES on. */
+static void put_bodies(struct buf *a, const struct lane_op *op, int32_t *next) {
+    uint32_t n = op->bodies ? op->bodies->n : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        pgarr_bytes(&a[D_BODIES], op->bodies->list[i].body);
+        pgarr_int16(&a[D_NS], (int16_t)op->bodies->list[i].n);
+    }
+    pgarr_int32(&a[D_FIRST], *next);
+    pgarr_int16(&a[D_LATER], (int16_t)n);
+    *next += (int32_t)n;
+}
+
 static int send_decisions(struct lane *l, bool exact) {
-    static const uint32_t oids[] = {OID_UUID, OID_INT2, OID_INT2, OID_TEXT, OID_TEXT, OID_TEXT, OID_BYTEA};
+    static const uint32_t oids[] = {OID_UUID,  OID_INT2,  OID_INT2, OID_TEXT, OID_TEXT, OID_TEXT,
+                                    OID_BYTEA, OID_BYTEA, OID_INT2, OID_INT4, OID_INT2};
+    static const char *const stmts[2][2] = {{"decisions", "decisions_exact"},
+                                            {"decisions_later", "decisions_later_exact"}};
     struct lane_batch *b = &l->b;
     struct buf *a = l->arrays;
     unsigned rows = 0;
+    bool later = any_later(b);
+    int32_t next = 1;
     for (uint32_t i = 0; i < b->ops_n; i++) {
         const struct lane_op *op = b->ops[b->order[i]];
         if (!op || !decides(op))
             continue;
         if (rows == 0)
-            begin_arrays(l, oids, ARRAY_LEN(oids));
+            begin_arrays(l, oids, later ? D_ARRAYS : D_BODIES);
+        if (later)
+            put_bodies(a, op, &next);
         struct bytes want = op->kind == OP_PUBLISH ? op->content->producer : op->producer;
         pgarr_uuid(&a[0], &op->id);
         pgarr_int16(&a[1], op->kind == OP_CANCEL ? TX_ROLLED_BACK : TX_COMMITTED);
@@ -365,11 +434,11 @@ static int send_decisions(struct lane *l, bool exact) {
     pg_param_int32(&p, b->seq);
     pg_param_uuid(&p, &b->ids[b->order[0]]);
     pg_param_uuid(&p, &b->ids[b->order[b->ops_n - 1]]);
-    for (int i = 5; r == 0 && i < (exact ? 7 : 6); i++) {
+    for (int i = 5; r == 0 && i < (later ? D_ARRAYS : exact ? D_BODIES : D_BODIES - 1); i++) {
         r = pgarr_end(&a[i]);
         pg_param_array(&p, &a[i]);
     }
-    return r < 0 ? r : batch_step(l, exact ? STEP_DECISIONS : STEP_OTHER, exact ? "decisions_exact" : "decisions", &p);
+    return r < 0 ? r : batch_step(l, exact ? STEP_DECISIONS : STEP_OTHER, stmts[later][exact], &p);
 }
 
 /* The lane row: what won, counted, and how far the cursors are. Remembers the confirmed ids in the order of the row. */

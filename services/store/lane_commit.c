@@ -115,9 +115,41 @@ static void committed(struct lane *l) {
     }
 }
 
-/* What a loser met, as one row of the readback: total, producer, digest, at, verdict, origin, at, state of check_due. */
+/* Are these the bodies of the declared messages, one each? */
+static bool same_places(const struct tx_bodies *b, struct bytes declared) {
+    struct pgarr_view v = {.n = 0};
+    if (declared.n && pgarr_read(declared, OID_INT4, &v) < 0)
+        return false;
+    if (v.n != (b ? b->n : 0))
+        return false;
+    for (uint32_t i = 0; i < v.n; i++)
+        if (pgarr_next_int32(&v) != (int32_t)b->list[i].n)
+            return false;
+    return true;
+}
+
+/* `sums`: SHA-256 of each stored one. */
+static bool same_bodies(struct sha256 *sha, const struct tx_bodies *b, struct bytes sums) {
+    size_t n = b ? b->n : 0;
+    if (sums.n != n * 32)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        uint8_t sum[32];
+        sha256_reset(sha);
+        sha256_add(sha, b->list[i].body.p, b->list[i].body.n);
+        sha256_end(sha, sum);
+        if (memcmp(sum, sums.p + 32 * i, 32) != 0)
+            return false;
+    }
+    return true;
+}
+
+/*
+ * What a loser met, as one row of the readback: total, producer, digest, at, verdict, origin, at, state of check_due,
+ * which messages are declared body_later, and the sums of the bodies that the decision brought.
+ */
 static void judge(struct lane *l, struct lane_op *op, const PGresult *r, int row) {
-    enum { TOTAL = 1, PRODUCER, DIGEST, AT, VERDICT, ORIGIN, DECIDED, CHECK };
+    enum { TOTAL = 1, PRODUCER, DIGEST, AT, VERDICT, ORIGIN, DECIDED, CHECK, LATER, SUMS };
     if (pg_get_null(r, row, TOTAL)) {
         lane_op_end(l, op, OP_NOT_FOUND);
         return;
@@ -150,6 +182,16 @@ static void judge(struct lane *l, struct lane_op *op, const PGresult *r, int row
         return;
     }
     enum tx_decision mine = op->kind == OP_CANCEL ? TX_ROLLED_BACK : TX_COMMITTED;
+    if (op->kind == OP_CONFIRM && stored != TX_ROLLED_BACK) {
+        if (!same_places(op->bodies, pg_get_bytes(r, row, LATER))) {
+            lane_op_end(l, op, OP_BODIES_DIFFER);
+            return;
+        }
+        if (stored == TX_COMMITTED && !same_bodies(l->sha, op->bodies, pg_get_bytes(r, row, SUMS))) {
+            lane_op_end(l, op, OP_CONTENT_DIFFERS);
+            return;
+        }
+    }
     if (stored == TX_UNDECIDED) /* its header arrived after we looked: decide in the next batch, answer then */
         return;
     lane_op_end(l, op, stored == mine ? OP_OK : OP_DECIDED_OTHERWISE);

@@ -15,7 +15,7 @@ enum {
     RIDER_ROWS_MAX = 512, /* of each kind in one batch */
     PROGRESS_MAX = 48,    /* cursors in one lane row */
     COUNTS_MAX = 48,
-    ARRAYS = 16,
+    ARRAYS = 17,
     LANE_REMEMBERED = 16384, /* acknowledged operations that a lane could name if the server lost them */
     STORE_GRACE_MS = 2000,   /* how long an operation waits for a store that is away */
     TRIP_COMMIT = 3,
@@ -111,6 +111,7 @@ struct lane {
     struct lane_batch b;
     struct hmap in_batch; /* ids of the batch being formed */
     struct cache cache;
+    struct sha256 *sha; /* for bodies of repeated Confirms */
     struct buf arrays[ARRAYS];
     void (*named)(struct pg_run *run, const struct pg_error *err);
     char set_name[128];

@@ -6,9 +6,13 @@
 #include "store/lane_private.h"
 
 /* clang-format off */
-#define PAYLOAD_COLUMNS "m.topic, h.business_key, h.trace, m.okey, m.content_type, m.headers, m.body"
+#define PAYLOAD_COLUMNS "m.topic, h.business_key, h.trace, m.okey, m.content_type, m.headers, m.payload"
+/* The body is that of the Prepare, or the one that the decision brought for it. */
 #define PAYLOAD_OF(row, lo, hi)                                                                                        \
-    " CROSS JOIN LATERAL (SELECT * FROM message m WHERE m.tx = " row ".tx AND m.n = " row ".n"                         \
+    " CROSS JOIN LATERAL (SELECT m.*, coalesce(m.body, (SELECT d.amend[1 + (SELECT count(*)::int4 FROM message y"      \
+    " WHERE y.tx = m.tx AND y.n < m.n AND y.body IS NULL AND y.tx BETWEEN " lo " AND " hi ")] FROM decision d"         \
+    " WHERE d.tx = m.tx AND d.tx BETWEEN " lo " AND " hi ")) AS payload"                                               \
+    " FROM message m WHERE m.tx = " row ".tx AND m.n = " row ".n"                                                      \
     " AND m.tx BETWEEN " lo " AND " hi " OFFSET 0) m"                                                                  \
     " CROSS JOIN LATERAL (SELECT h.business_key, h.trace FROM message h WHERE h.tx = " row ".tx AND h.n = 0"           \
     " AND h.tx BETWEEN " lo " AND " hi " OFFSET 0) h"

@@ -114,20 +114,21 @@ static struct bytes text_of(const PGresult *res, int row, int col) {
     return v.n > 0 ? v : BYTES_NULL;
 }
 
-/* The bodies that came with the decision go, in order, where the header's side left them out. */
+/* The bodies that came with the decision go, in order, where the Prepare left them out; without them they are to come. */
 static int put_amend(struct bytes amend, struct msg *msgs, const bool *absent, int n) {
     struct pgarr_view v;
     if (amend.n == 0)
-        return 0;
-    if (pgarr_read(amend, OID_BYTEA, &v) < 0)
+        v.n = 0;
+    else if (pgarr_read(amend, OID_BYTEA, &v) < 0)
         return -EINVAL;
-    for (int i = 0; i < n && v.n > 0; i++) {
-        if (absent[i]) {
+    for (int i = 0; i < n; i++) {
+        msgs[i].later = absent[i] && v.n == 0;
+        if (absent[i] && v.n > 0) {
             msgs[i].body = pgarr_next(&v);
             v.n--;
         }
     }
-    return 0;
+    return v.n == 0 ? 0 : -EINVAL;
 }
 
 int read_content(const struct uuid *id, const PGresult *res, int from, int to, int col, struct tx_content **ret) {

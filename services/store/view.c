@@ -11,10 +11,14 @@
 #include "base/log.h"
 
 /* clang-format off */
+/* That of the Prepare, or the one that the decision brought for it. */
+#define BODY_OF_M                                                                                                      \
+    "coalesce(m.body, (SELECT d.amend[1 + (SELECT count(*)::int4 FROM message y WHERE y.tx = m.tx AND y.n < m.n"       \
+    " AND y.body IS NULL)] FROM decision d WHERE d.tx = m.tx))"
 #define MESSAGE_PART(headers, body)                                                                                    \
     "m.n, m.total, m.producer, m.business_key, m.trace, m.digest, m.topic, m.okey, m.content_type,"                    \
     " m.deliver_at, m.expire_at, " headers " AS headers, "                                                                                        \
-    body " AS body, NULL::bytea[] AS amend, octet_length(m.body) AS body_size"
+    body " AS body, NULL::bytea[] AS amend, octet_length(" BODY_OF_M ") AS body_size, m.body IS NULL AS later"
 /* What is known beside the messages; in the rows of n = 0 only. `tx` is a column that holds the id. */
 #define FACTS(tx)                                                                                                      \
     " LEFT JOIN LATERAL (SELECT d.verdict, d.origin, d.actor, d.reason, d.at FROM decision d"                          \
@@ -29,27 +33,27 @@
 #define LISTED                                                                                                         \
     " SELECT h.tx, m.n, m.total, m.producer, m.business_key, m.trace, m.digest, m.topic, m.okey, m.content_type,"      \
     " m.deliver_at, m.expire_at, CASE WHEN sum(octet_length(m.headers)) OVER (ORDER BY h.tx DESC, m.n) <= 8388608 THEN m.headers END,"            \
-    " m.body, m.amend, m.body_size, " FACT_COLUMNS " FROM h"                                                           \
+    " m.body, m.amend, m.body_size, m.later, " FACT_COLUMNS " FROM h"                                                           \
     " CROSS JOIN LATERAL (SELECT " MESSAGE_PART("m.headers", "NULL::bytea") ", m.at FROM message m"                    \
     " WHERE m.tx = h.tx OFFSET 0) m" FACTS("h.tx") " ORDER BY h.tx DESC, m.n"
 #define MESSAGE_COLUMNS_OF_M                                                                                           \
     "m.n, m.total, m.producer, m.business_key, m.trace, m.digest, m.topic, m.okey, m.content_type,"                    \
     " m.deliver_at, m.expire_at, m.headers, m.body, m.amend,"                                                                                                \
-    " m.body_size"
+    " m.body_size, m.later"
 /* Any message of the transaction m has the topic. */
 #define HAS_TOPIC(param)                                                                                               \
     "(" param "::text IS NULL OR m.topic = " param "::text OR (m.total > 1 AND EXISTS (SELECT 1"                       \
     " FROM message t WHERE t.tx = m.tx"                                                                                \
     " AND t.topic = " param "::text OFFSET 0)))"
 
-enum { COL_TX, COL_CONTENT, COL_BODY_SIZE = COL_CONTENT + RC_COLUMNS, COL_AT, COL_VERDICT, COL_ORIGIN, COL_ACTOR,
+enum { COL_TX, COL_CONTENT, COL_BODY_SIZE = COL_CONTENT + RC_COLUMNS, COL_LATER, COL_AT, COL_VERDICT, COL_ORIGIN, COL_ACTOR,
        COL_REASON, COL_DECIDED, COL_CHECK_STATE, COL_DUE, COL_TRIES, COL_UNKNOWNS, COL_CHECK_ERROR };
 enum { D_N, D_SUB, D_NAME, D_PASSED, D_ATTEMPT, D_ERROR, D_DUE, D_DEAD_ATTEMPTS, D_DEAD_ERROR, D_FAILURES,
        D_LAST_FAILURE, D_DISCARDED };
 
 const struct pg_stmt view_stmts[] = {
     {"view_tx", "SELECT $1::uuid, " MESSAGE_COLUMNS_OF_M ", " FACT_COLUMNS " FROM (SELECT " MESSAGE_PART(
-                    "m.headers", "CASE WHEN $2::bool THEN m.body END") ", m.at FROM message m"
+                    "m.headers", "CASE WHEN $2::bool THEN " BODY_OF_M " END") ", m.at FROM message m"
                     " WHERE m.tx = $1::uuid OFFSET 0) m"
                 FACTS("$1::uuid") " ORDER BY m.n"},
     /*
@@ -222,8 +226,11 @@ static int put_messages(struct view_tx_req *q, const PGresult *res, int from, in
         if (!q->bodies)
             m[i].msg.body = BYTES_NULL;
     }
-    for (int row = from; row < to; row++)
-        m[pg_get_int16(res, row, COL_CONTENT + RC_N)].body_size = pg_get_int32(res, row, COL_BODY_SIZE);
+    for (int row = from; row < to; row++) {
+        struct view_message *v = &m[pg_get_int16(res, row, COL_CONTENT + RC_N)];
+        v->body_size = pg_get_int32(res, row, COL_BODY_SIZE);
+        v->msg.later = pg_get_bool(res, row, COL_LATER);
+    }
     t->messages = m;
     t->messages_n = c->messages_n;
     return 0;

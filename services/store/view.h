@@ -38,7 +38,7 @@ struct view_delivery {
 struct view_message {
     int16_t n;
     struct msg msg;    /* headers parsed; body only if asked for */
-    int32_t body_size; /* bytes, also when the body is left out */
+    int32_t body_size; /* bytes, also when the body is left out; msg.later: as declared, also when it has come */
 };
 struct view_tx {
     struct uuid id;

@@ -230,7 +230,7 @@ static int start_services(struct daemon *d, struct errmsg *e) {
     config_limits(&d->c, &o.limits);
     int r = message_service_new(&d->store, &o, (int)d->c.workers, &d->messages);
     if (r == 0)
-        r = admin_service_new(&d->store, on_applied, d, &d->admin);
+        r = admin_service_new(&d->store, &o.limits, on_applied, d, &d->admin);
     if (r == 0)
         r = desk_new((int)d->c.check_streams, &d->desk);
     if (r == 0)

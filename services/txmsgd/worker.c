@@ -213,11 +213,14 @@ static void on_look(void *arg) {
 static void on_registered(void *arg, const struct uuid *run) {
     struct worker *w = arg;
     const struct lane_owner owner = {.opened = on_opened, .committed = on_committed, .fenced = on_fenced, .arg = w};
+    struct limits limits;
+    config_limits(w->conf, &limits);
     const struct checkback_options o = {.poll_ms = w->conf->check_poll_ms,
                                         .find_poll_ms = w->conf->check_find_poll_ms,
                                         .in_flight = (int)w->conf->check_in_flight,
                                         .desk = w->peers.desk,
-                                        .caller = w->peers.caller};
+                                        .caller = w->peers.caller,
+                                        .limits = &limits};
     if (w->closing || w->lane)
         return;
     int r = lane_new(w->loop, w->store, run, &owner, &w->lane);

@@ -20,6 +20,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                              .body = bytes_of(data, size),
                              .error = "cut"};
     answer_read(&r, &tx, &a);
+    FUZZ_CHECK(!a.bodies || a.verdict == ANSWER_COMMITTED);
+    for (uint32_t i = 0; a.bodies && i < a.bodies->n; i++)
+        FUZZ_CHECK(a.bodies->list[i].n < LIMIT_MESSAGES_HARD && a.bodies->list[i].body.n <= size);
+    answer_end(&a);
     FUZZ_CHECK(memchr(a.why, 0, sizeof(a.why)) && answer_name(a.verdict));
     if (a.verdict == ANSWER_UNREACHABLE) {
         FUZZ_CHECK(a.why[0]);

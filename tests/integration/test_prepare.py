@@ -1,7 +1,5 @@
 """Prepare and Publish: what is stored, what a repeat answers, what is refused."""
 
-
-import grpc
 import pytest
 from harness.client import CONFIRMED, PREPARED, RPC, message, refused
 from harness.ids import uuid7
@@ -185,19 +183,6 @@ def test_beyond_the_limits(client, topic, call, what):
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
         getattr(client, call)(**{"messages": [message(topic)], "tx": uuid7(), **change(topic)})
     assert any(name.startswith(field) for name in caught.error.fields), caught.error.fields
-
-
-LATER = {"body_later": lambda: dict(body_later=True, body=b"")}
-
-
-@pytest.mark.parametrize("field", LATER)
-@pytest.mark.parametrize("call", ["prepare", "publish"])
-def test_what_is_not_served_is_refused_by_name(client, topic, call, field):
-    """A field that means something in a later version is never ignored: the caller would wait for what does not come."""
-    with pytest.raises(grpc.RpcError) as caught:
-        getattr(client, call)([message(topic), message(topic, **{"body": b"b", **LATER[field]()})], tx=uuid7())
-    assert caught.value.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT)
-    assert f"messages[1].{field}" in caught.value.details()
 
 
 @pytest.mark.parametrize("seconds", [-1, 0.5, 90000])

@@ -51,8 +51,8 @@ static size_t answered[OP_SHUTDOWN + 1];
 static const char *const fault_names[FAULTS] = {
     "nothing wrong", "backends terminated", "wire cut",      "backend stopped", "fenced",
     "disk full",     "read-only",           "tables locked", "no standby",      "all of it"};
-static const char *const outcome_names[] = {"ok",      "not found",   "content", "decided", "producer", "retention",
-                                            "refused", "unavailable", "unknown", "expired", "shutdown"};
+static const char *const outcome_names[] = {"ok",        "not found", "content",     "bodies",  "decided", "producer",
+                                            "retention", "refused",   "unavailable", "unknown", "expired", "shutdown"};
 
 uint64_t attack_random(uint64_t *state) {
     uint64_t z = (*state += 0x9e3779b97f4a7c15ull);

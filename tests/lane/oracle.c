@@ -82,6 +82,9 @@ static void check_event(const struct event *e, const struct stored *s) {
             (e->kind != OP_CANCEL && s->verdict == TX_COMMITTED))
             say(&e->id, "DECIDED_OTHERWISE, and it is not");
         break;
+    case OP_BODIES_DIFFER:
+        say(&e->id, "BODIES_DIFFER, and there are none");
+        break;
     case OP_PRODUCER_DIFFERS:
         if (!s || !e->named || !strcmp(s->producer, attack_producer(e->variant)))
             say(&e->id, "PRODUCER_DIFFERS, and it does not");

@@ -23,6 +23,7 @@ static enum answer_verdict verdict_of(int status, struct bytes body) {
     struct answer a = read_response(&r);
 
     assert_int_equal(a.verdict == ANSWER_UNREACHABLE, a.why[0] != 0);
+    answer_end(&a);
     return a.verdict;
 }
 
@@ -232,17 +233,44 @@ static void test_ask_again_message(void **state) {
     assert_int_equal(message_of(unknown, NULL, &after).verdict, ANSWER_UNREACHABLE);
 }
 
+#define COMMITTED(bodies) "{\"transactionId\":\"" ID "\",\"decision\":\"COMMITTED\",\"bodies\":" bodies "}"
+
+static void test_brings_bodies(void **state) {
+    struct answer a =
+        answer_of(COMMITTED("[{\"n\":3,\"bodyBase64\":\"AP8=\"},{\"n\":0,\"body\":\"t\"},{\"n\":1,\"body\":\"\"}]"));
+
+    assert_int_equal(a.verdict, ANSWER_COMMITTED);
+    assert_int_equal(a.bodies->n, 3);
+    assert_int_equal(a.bodies->bytes, 3);
+    assert_int_equal(a.bodies->list[2].n, 3);
+    assert_true(bytes_eq(a.bodies->list[2].body, bytes_of("\0\xff", 2)));
+    assert_true(bytes_eq_str(a.bodies->list[0].body, "t"));
+    assert_non_null(a.bodies->list[1].body.p);
+    answer_end(&a);
+    assert_null(a.bodies);
+    static const char *const wrong[] = {
+        COMMITTED("{}"),
+        COMMITTED("[1]"),
+        COMMITTED("[{\"n\":0,\"body\":\"x\"},{\"n\":0,\"body\":\"x\"}]"),
+        COMMITTED("[{\"n\":128,\"body\":\"x\"}]"),
+        COMMITTED("[{\"n\":0.5,\"body\":\"x\"}]"),
+        COMMITTED("[{\"n\":0,\"body\":\"x\",\"bodyBase64\":\"eA==\"}]"),
+        COMMITTED("[{\"n\":0,\"bodyBase64\":\"e\"}]"),
+        "{\"transactionId\":\"" ID "\",\"decision\":\"ROLLED_BACK\",\"bodies\":[{\"n\":0,\"body\":\"x\"}]}",
+        "{\"transactionId\":\"" ID "\",\"decision\":\"UNKNOWN\",\"bodies\":[{\"n\":0,\"body\":\"x\"}]}",
+    };
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
+        if (answer_of(wrong[i]).verdict != ANSWER_UNREACHABLE)
+            fail_msg("taken as an answer: %s", wrong[i]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_verdicts),
-        cmocka_unit_test(test_tolerated),
-        cmocka_unit_test(test_not_answers),
-        cmocka_unit_test(test_bytes),
-        cmocka_unit_test(test_status),
-        cmocka_unit_test(test_failures),
-        cmocka_unit_test(test_huge_and_deep),
-        cmocka_unit_test(test_ask_again),
-        cmocka_unit_test(test_ask_again_message),
+        cmocka_unit_test(test_verdicts),      cmocka_unit_test(test_tolerated),
+        cmocka_unit_test(test_not_answers),   cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_status),        cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_huge_and_deep), cmocka_unit_test(test_ask_again),
+        cmocka_unit_test(test_brings_bodies), cmocka_unit_test(test_ask_again_message),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

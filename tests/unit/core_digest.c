@@ -55,6 +55,13 @@ static void test_golden(void **state) {
     c = tx_content_new(&ID, B("shop"), BYTES_NULL, BYTES_NULL, 0, &bare, 1);
     assert_digest(c, "b70e29bb789b0c13e59c2b397b9f6e28fd8babf61d160762f0a664f9b7431216");
     tx_content_unref(c);
+    const struct msg later[] = {{.topic = B("orders"), .later = true}, {.topic = B("t")}};
+    c = tx_content_new(&ID, B("shop"), BYTES_NULL, BYTES_NULL, 0, later, 2);
+    assert_digest(c, "bd46e6e5915d844634943131a604ef5458e69e937d1cb6df5ca4cf11099e76d8");
+    assert_int_equal(c->later_n, 1);
+    assert_null(c->messages[0].body.p);
+    assert_non_null(c->messages[1].body.p);
+    tx_content_unref(c);
     c = tx_content_new(&ID, B("shop"), BYTES_NULL, BYTES_NULL, 0, NULL, 0);
     assert_digest(c, "032b0808baf97c90beb7c1bb62cf6f0190456ab928320b154625486c629c9410");
     tx_content_unref(c);
