@@ -10,17 +10,9 @@ const struct ctl_option ctl_global_options[] = {
     {NULL, NULL, NULL},
 };
 
-const struct ctl_command *const ctl_tables[] = {message_commands,
-                                                show_commands,
-                                                watch_commands,
-                                                topology_commands,
-                                                object_commands,
-                                                admin_commands,
-                                                dead_commands,
-                                                monitor_commands,
-                                                migrate_commands,
-                                                shell_commands,
-                                                NULL};
+const struct ctl_command *const ctl_tables[] = {message_commands, show_commands,    watch_commands, topology_commands,
+                                                object_commands,  admin_commands,   dead_commands,  replay_commands,
+                                                monitor_commands, migrate_commands, shell_commands, NULL};
 
 const struct ctl_exit ctl_exits[] = {
     {CTL_OK, "done"},

@@ -134,7 +134,8 @@ struct ctl_command {
     int (*run)(struct ctl *c);
 };
 extern const struct ctl_command message_commands[], watch_commands[], show_commands[], topology_commands[],
-    object_commands[], admin_commands[], dead_commands[], monitor_commands[], migrate_commands[], shell_commands[];
+    object_commands[], admin_commands[], dead_commands[], replay_commands[], monitor_commands[], migrate_commands[],
+    shell_commands[];
 
 /* --- commands.c: all of it, for help, completions and the man page --- */
 

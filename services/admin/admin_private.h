@@ -79,6 +79,10 @@ void admin_list_subscriptions(struct rpc_call *call, void *service);
 void admin_pause(struct rpc_call *call, void *service);
 void admin_resume(struct rpc_call *call, void *service);
 void admin_list_audit(struct rpc_call *call, void *service);
+void admin_start_replay(struct rpc_call *call, void *service);
+void admin_get_replay(struct rpc_call *call, void *service);
+void admin_list_replays(struct rpc_call *call, void *service);
+void admin_cancel_replay(struct rpc_call *call, void *service);
 /* Also the error's metadata `name`, and what it is about. */
 void job_refuse_missing(struct job *j, enum topo_kind kind, const char *name);
 

@@ -163,6 +163,10 @@ int admin_service_new(struct store *s, const struct limits *l, void (*applied)(v
         METHOD("PauseSubscription", pause_subscription, admin_pause),
         METHOD("ResumeSubscription", resume_subscription, admin_resume),
         METHOD("ListAudit", list_audit, admin_list_audit),
+        METHOD("StartReplay", start_replay, admin_start_replay),
+        METHOD("GetReplay", get_replay, admin_get_replay),
+        METHOD("ListReplays", list_replays, admin_list_replays),
+        METHOD("CancelReplay", cancel_replay, admin_cancel_replay),
         METHOD("GetStats", get_stats, admin_stats),
 #undef METHOD
     };

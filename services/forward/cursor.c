@@ -157,7 +157,7 @@ static int start(struct sub_cursor *c, const struct tail_item *item, uint16_t n)
     p->d.content = tx_content_ref(item->content);
     p->d.n = n;
     p->d.attempt = 1;
-    p->d.confirmed_us = item->at_us;
+    p->d.confirmed_us = p->d.decided_us = item->at_us;
     p->d.again = c->feed->adopted; /* who had the lane may have sent it */
     p->outlet = o;
     p->tx = item->content->id;

@@ -24,7 +24,7 @@ struct forward_env {
     void (*wake)(void *arg, struct outlet *o); /* it has something to do: served at the next turn of the loop */
     void *wake_arg;
     struct metric_family *attempts, *seconds;
-    struct metric *duplicates, *from_memory, *from_log, *stale;
+    struct metric *duplicates, *from_memory, *from_log, *stale, *replayed;
 };
 static inline bool forward_may_start(const struct forward_env *env) {
     return env->allowed && !env->draining;

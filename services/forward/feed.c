@@ -11,7 +11,6 @@
  * so its vector is in that answer; an earlier question may have missed it.
  */
 #include "forward/cursor.h"
-#include "forward/retry.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -104,8 +103,9 @@ static void rider_collect(void *arg, struct lane_batch *b) {
     list_splice_tail(&f->changed, &more);
     if (!collect_resting(f, b))
         f->scanned_seq = f->last_seq - SCAN_ENTRIES; /* goes on with the next batch */
-    if (f->retry)
-        retry_collect(f->retry, b);
+    for (int k = 0; k < RETRY_KINDS; k++)
+        if (f->retries[k])
+            retry_collect(f->retries[k], b);
 }
 
 static void rider_committed(void *arg, unsigned stale) {
@@ -115,8 +115,9 @@ static void rider_committed(void *arg, unsigned stale) {
     end_resting(f, true);
     while (!list_empty(&f->riding))
         cursor_committed(LIST_ENTRY(f->riding.next, struct sub_cursor, riding));
-    if (f->retry)
-        retry_committed(f->retry, stale);
+    for (int k = 0; k < RETRY_KINDS; k++)
+        if (f->retries[k])
+            retry_committed(f->retries[k], k == RETRY_DUE ? stale : 0);
     if (!list_empty(&f->changed))
         feed_kick(f, true);
 }
@@ -124,8 +125,9 @@ static void rider_committed(void *arg, unsigned stale) {
 static void rider_lost(void *arg) {
     struct feed *f = arg;
 
-    if (f->retry)
-        retry_lost(f->retry);
+    for (int k = 0; k < RETRY_KINDS; k++)
+        if (f->retries[k])
+            retry_lost(f->retries[k]);
     end_resting(f, false);
     LIST_FOR (e, &f->cursors)
         cursor_abandon(LIST_ENTRY(e, struct sub_cursor, in_feed));

@@ -5,11 +5,11 @@
 #pragma once
 
 #include "forward/env.h"
+#include "forward/retry.h"
 #include "forward/tail.h"
 
 struct sub_cursor;
 struct outlet;
-struct retry;
 struct feed_load;
 
 struct feed {
@@ -22,11 +22,11 @@ struct feed {
     struct tail *tail;
     struct list cursors; /* struct sub_cursor.in_feed */
     struct list changed, riding;
-    struct list resting; /* positions of subscriptions that are not in our snapshot */
-    struct retry *retry; /* the worker's own lane: ends of claims ride here too */
-    int32_t last_seq;    /* of the newest entry */
-    int32_t end_seq;     /* adopted: there are no messages from here on; -1 = not known yet */
-    int32_t scanned_seq; /* when cursors that need to be written again were last looked for */
+    struct list resting;                /* positions of subscriptions that are not in our snapshot */
+    struct retry *retries[RETRY_KINDS]; /* the worker's own lane: ends of claims ride here too */
+    int32_t last_seq;                   /* of the newest entry */
+    int32_t end_seq;                    /* adopted: there are no messages from here on; -1 = not known yet */
+    int32_t scanned_seq;                /* when cursors that need to be written again were last looked for */
     bool kicked;
     uint64_t restarts;
     struct feed_load *load; /* start positions are being read */

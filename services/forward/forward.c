@@ -29,7 +29,7 @@ struct forward {
     struct timer *turn; /* armed when something is dirty, or someone waits for the end of a drain */
     struct timer *tick;
     unsigned ticks;
-    struct retry *retry;
+    struct retry *retries[RETRY_KINDS];
     uint32_t holders; /* of chunks */
     uint64_t trimmed_ms;
     void (*drained)(void *arg);
@@ -78,7 +78,8 @@ static void on_turn(void *arg) {
     while ((e = list_pop(&dirty)))
         serve(LIST_ENTRY(e, struct outlet, dirty));
     trim(f, false);
-    if (f->drained && f->env.in_flight == 0 && retry_idle(f->retry)) {
+    bool idle = retry_idle(f->retries[RETRY_DUE]) && retry_idle(f->retries[RETRY_REPLAY]);
+    if (f->drained && f->env.in_flight == 0 && idle) {
         void (*fn)(void *) = TAKE(f->drained);
         fn(f->drained_arg);
     }
@@ -196,8 +197,8 @@ int forward_lane(struct forward *f, struct lane *lane, int32_t number, bool adop
             return r;
         }
     }
-    if (!adopted)
-        retry_bind(f->retry, feed);
+    for (int k = 0; k < RETRY_KINDS && !adopted; k++)
+        retry_bind(f->retries[k], feed);
     return 0;
 }
 
@@ -214,8 +215,9 @@ void forward_drop_lane(struct forward *f, int32_t lane) {
 
     if (!feed)
         return;
-    if (feed->retry)
-        retry_bind(f->retry, NULL);
+    for (int k = 0; k < RETRY_KINDS; k++)
+        if (feed->retries[k])
+            retry_bind(f->retries[k], NULL);
     feed_free(feed);
 }
 
@@ -284,6 +286,8 @@ static void take_metrics(struct forward_env *env) {
     f = metric_family(METRIC_COUNTER, "txmsg_stale_deliveries_total", "",
                       "Ends of retried deliveries that met another token: somebody else had taken them over.", 1);
     env->stale = metric_get(f);
+    f = metric_family(METRIC_COUNTER, "txmsg_replayed_total", "", "Messages delivered again by a replay.", 1);
+    env->replayed = metric_get(f);
 }
 
 int forward_new(struct loop *l, struct store *s, struct reader *r, struct webclient *w, const struct forward_options *o,
@@ -303,8 +307,8 @@ int forward_new(struct loop *l, struct store *s, struct reader *r, struct webcli
     int code = timer_new(l, on_turn, f, &f->turn);
     if (code == 0)
         code = timer_new(l, on_tick, f, &f->tick);
-    if (code == 0)
-        code = retry_new(&f->env, &f->outlets, &f->retry);
+    for (int k = 0; k < RETRY_KINDS && code == 0; k++)
+        code = retry_new(&f->env, &f->outlets, (enum retry_kind)k, &f->retries[k]);
     if (code < 0) {
         forward_free(f);
         return code;
@@ -322,7 +326,8 @@ void forward_free(struct forward *f) {
         forward_drop_lane(f, LIST_ENTRY(f->feeds.next, struct feed, link)->number);
     while (!list_empty(&f->outlets))
         drop_outlet(LIST_ENTRY(f->outlets.next, struct outlet, link));
-    retry_free(f->retry);
+    for (int k = 0; k < RETRY_KINDS; k++)
+        retry_free(f->retries[k]);
     timer_free(f->turn);
     timer_free(f->tick);
     parcel_pool_deinit(&f->env.pool);

@@ -53,7 +53,7 @@ static Txmsg__V1__Message *message_of(struct arena *a, const struct msg *m) {
 Txmsg__V1__DeliverRequest *grpc_request(struct arena *a, const struct delivery *d, const char *subscription) {
     const struct tx_content *c = d->content;
     Txmsg__V1__DeliverRequest *out = arena_alloc(a, sizeof(*out));
-    char *ids = arena_alloc(a, MESSAGE_ID_TEXT + UUID_TEXT);
+    char *ids = arena_alloc(a, MESSAGE_ID_TEXT + 2 * UUID_TEXT);
 
     if (!out || !ids)
         return NULL;
@@ -62,6 +62,10 @@ Txmsg__V1__DeliverRequest *grpc_request(struct arena *a, const struct delivery *
     uuid_format(&c->id, ids + MESSAGE_ID_TEXT);
     out->message_id = ids;
     out->transaction_id = ids + MESSAGE_ID_TEXT;
+    if (d->replay) {
+        out->replay_id = ids + MESSAGE_ID_TEXT + UUID_TEXT;
+        uuid_format(d->replay, out->replay_id);
+    }
     out->n = d->n;
     out->subscription = (char *)(uintptr_t)subscription;
     out->producer = text_of(c->producer);
@@ -72,8 +76,8 @@ Txmsg__V1__DeliverRequest *grpc_request(struct arena *a, const struct delivery *
     out->prepare_time = time_of(a, uuid_v7_ms(&c->id) * 1000);
     if (!out->message || !out->prepare_time)
         return NULL;
-    if (d->attempt == 1 && d->confirmed_us) {
-        out->decision_time = time_of(a, d->confirmed_us);
+    if (d->decided_us) {
+        out->decision_time = time_of(a, d->decided_us);
         if (!out->decision_time)
             return NULL;
     }

@@ -19,10 +19,10 @@ struct outlet {
     struct sink *sink;              /* NULL: it could not be made, tried again by the timer */
     struct list queue;              /* parcels that go before the cursors: claims, and what an old sink gave back */
     uint32_t queued, in_flight;
-    uint32_t claims; /* rows claimed and not finished: see retry.c */
-    bool busy;       /* the sink refused one; it will call */
-    bool replacing;  /* its sink is being closed for a new one */
-    bool sent;       /* something was handed over since the last flush */
+    uint32_t claims, replays; /* rows claimed and not finished: see retry.c */
+    bool busy;                /* the sink refused one; it will call */
+    bool replacing;           /* its sink is being closed for a new one */
+    bool sent;                /* something was handed over since the last flush */
     struct breaker breaker;
     struct rate rate;
     int64_t rows;        /* rows to retry that this worker wrote, less those that it finished; not those never tried */

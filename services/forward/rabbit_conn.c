@@ -269,12 +269,16 @@ int rabbit_conn_publish(struct rabbit_conn *c, const struct delivery *d) {
     const struct msg *m = &d->content->messages[d->n];
     const struct rabbit_target *t = c->target;
     struct headers h = {.n = 0};
-    char attempt[16];
+    char attempt[16], replay[UUID_TEXT];
     struct event ev;
 
     event_of(d, &ev);
     event_each(&ev, add_attribute, &h);
     snprintf(attempt, sizeof(attempt), "%d", (int)d->attempt);
+    if (d->replay) {
+        uuid_format(d->replay, replay);
+        add_header(&h, BYTES_LIT("txmsg-replay"), bytes_str(replay));
+    }
     add_own(&h, &ev, m, attempt);
     if (h.bytes + FRAME_OVERHEAD + LIMIT_CONTENT_TYPE + 2 * LIMIT_NAME > (size_t)amqp_get_frame_max(c->amqp))
         return 1;

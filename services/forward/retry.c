@@ -10,7 +10,7 @@
 #include "base/mem.h"
 #include "forward/feed.h"
 
-enum { ASKS_MAX = 64, SLOTS_MAX = 64, CONTENTS_MAX = 256, AGAIN_MS = 1000, SOON_MS = 1 };
+enum { ASKS_MAX = 64, SLOTS_MAX = 64, CONTENTS_MAX = 256, AGAIN_MS = 1000, SOON_MS = 1, STEP_MS = 1000 };
 
 struct claim {
     struct parcel parcel; /* first; not of the pool */
@@ -34,14 +34,22 @@ struct question {
     size_t ids_n;
 };
 
+struct stepping {
+    struct retry *retry;
+};
+
 struct retry {
     struct forward_env *env;
+    enum retry_kind kind;
     struct list *outlets;
     struct feed *own;
     struct timer *timer;
     struct question *question;
     struct list fetching, ended, riding;
-    int32_t last_asked; /* subscription: the next question begins behind it */
+    int32_t last_asked;        /* subscription: the next question begins behind it */
+    struct stepping *stepping; /* of replays: under way */
+    uint64_t stepped_ns;
+    int64_t running; /* replays, as the last step saw it */
 };
 
 static struct outlet *outlet_of(const struct retry *r, int32_t sub) {
@@ -74,13 +82,15 @@ static void claim_end(struct claim *c, enum delivery_end end, int32_t attempt, i
     c->attempt = attempt;
     c->due_in_ms = due_in_ms;
     tx_content_unref(TAKE(c->parcel.d.content));
-    if (o) {
+    if (o && r->kind == RETRY_REPLAY) {
+        o->replays--;
+    } else if (o) {
         o->claims--;
         outlet_rows(o, (end == DELIVERY_RETRY && attempt > 0) - (c->c.attempt > 0), 0);
         if (end == DELIVERY_RETRY)
             o->rows_due_ms = MAX(o->rows_due_ms, (int64_t)(forward_now_ns(r->env) / NS_PER_MS) + due_in_ms);
-        c->parcel.outlet = NULL;
     }
+    c->parcel.outlet = NULL;
     list_del(&c->link);
     list_add_tail(&r->ended, &c->link);
     if (r->own)
@@ -110,7 +120,7 @@ static void claim_done(struct parcel *p) {
     enum delivery_end end = DELIVERY_DELIVERED;
 
     if (p->d.verdict == SINK_OK) {
-        metric_add(c->retry->env->from_log, 1);
+        metric_add(c->retry->kind == RETRY_REPLAY ? c->retry->env->replayed : c->retry->env->from_log, 1);
     } else if (p->d.verdict == SINK_REJECT || p->d.attempt >= conf->max_attempts || too_old(c, conf)) {
         end = DELIVERY_DEAD;
     } else {
@@ -140,7 +150,10 @@ static void dispatch(struct retry *r, struct claim *c, struct tx_content *conten
         claim_end(c, DELIVERY_DISCARDED, c->c.attempt, 0);
         return;
     }
+    const struct msg *m = &content->messages[c->c.n];
+    bool first = c->c.attempt == 0 && c->c.token == 1 && c->c.since_us == m->deliver_at_us; /* it was only delayed */
     list_del(&c->link);
+    c->parcel.d.again = !first;
     c->parcel.d.content = tx_content_ref(content);
     c->parcel.start_by_ns = q->asked_ns + (uint64_t)(q->lease_ms / 2) * NS_PER_MS;
     outlet_enqueue(o, &c->parcel);
@@ -234,10 +247,14 @@ static int keep_claim(struct retry *r, const struct delivery_claim *row) {
     list_init(&c->parcel.d.link);
     c->parcel.d.n = (uint16_t)row->n;
     c->parcel.d.attempt = row->attempt + 1;
-    c->parcel.d.confirmed_us = row->since_us;
-    c->parcel.d.again = true;
+    if (r->kind == RETRY_REPLAY) {
+        c->parcel.d.replay = &c->c.replay;
+        o->replays++;
+    } else {
+        c->parcel.d.confirmed_us = row->since_us;
+        o->claims++;
+    }
     list_add_tail(&r->fetching, &c->link);
-    o->claims++;
     return 0;
 }
 
@@ -256,7 +273,7 @@ static void on_claimed(void *arg, int code, const struct delivery_claim *rows, s
         bool any = false;
         for (size_t k = 0; k < n && !any; k++)
             any = rows[k].sub == q->asks[i].sub;
-        if (o && !any)
+        if (o && !any && r->kind == RETRY_DUE)
             outlet_nothing_due(o);
     }
     if (code < 0 && list_empty(&r->fetching)) {
@@ -272,17 +289,19 @@ static void on_claimed(void *arg, int code, const struct delivery_claim *rows, s
 }
 
 /* How many rows this outlet takes now. Its breaker open: one, and only when a probe may start. */
-static int32_t slots_of(const struct outlet *o) {
+static int32_t slots_of(const struct outlet *o, enum retry_kind kind) {
+    uint32_t claims = kind == RETRY_REPLAY ? o->replays : o->claims;
+
     const struct breaker *b = &o->breaker;
     uint32_t limit = MIN(MAX((uint32_t)o->conf->concurrency / 4, 1u), (uint32_t)SLOTS_MAX);
 
     if (!o->sink || o->busy || o->conf->paused || !breaker_allows(b, forward_now_ns(o->env)))
         return 0;
     if (b->open)
-        return o->claims == 0 ? 1 : 0;
+        return o->claims + o->replays == 0 ? 1 : 0;
     if (o->conf->rate) /* no more than go out within a second */
         limit = MIN(limit, MAX((uint32_t)(o->conf->rate / MAX(o->env->sharers, 1)), 1u));
-    return o->claims < limit ? (int32_t)(limit - o->claims) : 0;
+    return claims < limit ? (int32_t)(limit - claims) : 0;
 }
 
 /* Round the outlets, beginning behind the last one asked for. */
@@ -295,7 +314,7 @@ static void fill_asks(struct retry *r, struct question *q) {
         if (e == r->outlets)
             continue;
         struct outlet *o = LIST_ENTRY(e, struct outlet, link);
-        int32_t slots = slots_of(o);
+        int32_t slots = slots_of(o, r->kind);
         if (slots == 0)
             continue;
         q->asks[q->asks_n++] = (struct delivery_ask){.sub = o->conf->id, .slots = slots};
@@ -304,11 +323,56 @@ static void fill_asks(struct retry *r, struct question *q) {
     } while (e != from && q->asks_n < ASKS_MAX);
 }
 
+static int claim(struct retry *r, struct question *q) {
+    return (r->kind == RETRY_REPLAY ? reader_claim_replays : reader_claim_deliveries)(
+        r->env->reader, q->asks, q->asks_n, q->lease_ms, on_claimed, q);
+}
+
+static void on_timer(void *arg);
+
+static void on_stepped(void *arg, int code, int64_t running, bool soon) {
+    CLEANUP_FREE struct stepping *s = arg;
+    struct retry *r = s->retry;
+
+    if (!r)
+        return;
+    r->stepping = NULL;
+    if (code < 0)
+        return;
+    if (running && !r->running)
+        next_poll(r, true);
+    r->running = running;
+    if (soon) {
+        r->stepped_ns = 0;
+        next_poll(r, true);
+    }
+}
+
+static void step(struct retry *r) {
+    uint64_t now_ns = clock_mono_ns();
+
+    if (r->stepping || (r->stepped_ns && now_ns - r->stepped_ns < STEP_MS * NS_PER_MS))
+        return;
+    struct stepping *s = mem_zalloc(sizeof(*s));
+    r->stepped_ns = now_ns;
+    if (!s)
+        return;
+    s->retry = r;
+    if (reader_step_replay(r->env->reader, on_stepped, s) != 0)
+        mem_free(s);
+    else
+        r->stepping = s;
+}
+
 static void on_timer(void *arg) {
     struct retry *r = arg;
     struct forward_env *env = r->env;
 
     next_poll(r, false);
+    if (r->kind == RETRY_REPLAY && forward_may_start(env) && reader_ready(env->reader))
+        step(r);
+    if (r->kind == RETRY_REPLAY && !r->running)
+        return;
     if (r->question || !forward_may_start(env) || !r->own || !lane_ready(r->own->lane) || !reader_ready(env->reader))
         return;
     struct question *q = mem_zalloc(sizeof(*q));
@@ -317,7 +381,7 @@ static void on_timer(void *arg) {
     q->retry = r;
     q->asked_ns = clock_mono_ns();
     fill_asks(r, q);
-    if (q->asks_n == 0 || reader_claim_deliveries(env->reader, q->asks, q->asks_n, q->lease_ms, on_claimed, q) != 0) {
+    if (q->asks_n == 0 || claim(r, q) != 0) {
         mem_free(q);
         return;
     }
@@ -339,8 +403,10 @@ void retry_collect(struct retry *r, struct lane_batch *b) {
             .attempt = c->attempt,
             .error = c->parcel.d.error,
             .how = c->parcel.d.end,
+            .replay = c->c.replay,
         };
-        if (lane_add_delivery_finish(b, &f) != 0)
+        int full = r->kind == RETRY_REPLAY ? lane_add_replay_finish(b, &f) : lane_add_delivery_finish(b, &f);
+        if (full)
             return;
         list_del(&c->link);
         list_add_tail(&r->riding, &c->link);
@@ -362,12 +428,13 @@ void retry_lost(struct retry *r) {
 
 /* --- life --- */
 
-int retry_new(struct forward_env *env, struct list *outlets, struct retry **ret) {
+int retry_new(struct forward_env *env, struct list *outlets, enum retry_kind kind, struct retry **ret) {
     struct retry *r = mem_zalloc(sizeof(*r));
 
     if (!r)
         return -ENOMEM;
     r->env = env;
+    r->kind = kind;
     r->outlets = outlets;
     list_init(&r->fetching);
     list_init(&r->ended);
@@ -385,11 +452,11 @@ int retry_new(struct forward_env *env, struct list *outlets, struct retry **ret)
 void retry_bind(struct retry *r, struct feed *own) {
     if (r->own && r->own != own) {
         retry_lost(r);
-        r->own->retry = NULL;
+        r->own->retries[r->kind] = NULL;
     }
     r->own = own;
     if (own)
-        own->retry = r;
+        own->retries[r->kind] = r;
     if (own && !list_empty(&r->ended))
         feed_kick(own, true);
 }
@@ -408,6 +475,8 @@ void retry_free(struct retry *r) {
         return;
     if (r->question)
         r->question->retry = NULL;
+    if (r->stepping)
+        r->stepping->retry = NULL;
     free_all(&r->fetching);
     free_all(&r->ended);
     free_all(&r->riding);

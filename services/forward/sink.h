@@ -27,11 +27,13 @@ struct sink;
 struct delivery {
     struct list link; /* the sink's while it has the delivery */
     struct tx_content *content;
-    uint16_t n;           /* message number within the content */
-    int32_t attempt;      /* 1 = first */
-    int64_t confirmed_us; /* 0 = unknown */
-    bool again;           /* the other side may have it already */
-    void *sink_data;      /* the sink's */
+    uint16_t n;                /* message number within the content */
+    int32_t attempt;           /* 1 = first */
+    int64_t confirmed_us;      /* since when it could have been delivered; 0 = unknown */
+    int64_t decided_us;        /* 0 = unknown: it comes from a row to retry */
+    bool again;                /* the other side may have it already */
+    const struct uuid *replay; /* the replay that sends it again; NULL = none */
+    void *sink_data;           /* the sink's */
     /* Set by sink_done(): */
     enum sink_verdict { SINK_OK = 1, SINK_RETRY, SINK_REJECT } verdict;
     bool unknown;           /* RETRY: the other side may have it (counted as a possible duplicate) */

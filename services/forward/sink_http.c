@@ -101,11 +101,15 @@ static void put_attribute(void *arg, const char *name, struct bytes value) {
     buf_put_char(&s->lines, 0);
 }
 
-static void put_attempt(struct http_sink *s, int32_t attempt) {
-    char text[16];
+static void put_attempt(struct http_sink *s, const struct delivery *d) {
+    char text[16], replay[UUID_TEXT];
 
-    snprintf(text, sizeof(text), "%d", (int)attempt);
+    snprintf(text, sizeof(text), "%d", (int)d->attempt);
     line_str(s, "txmsg-attempt", text);
+    if (d->replay) {
+        uuid_format(d->replay, replay);
+        line_str(s, "txmsg-replay", replay);
+    }
 }
 
 /* 0, or why it could not be signed. */
@@ -173,7 +177,7 @@ static int build(struct http_sink *s, const struct delivery *d, struct bytes *bo
         line_put(s, BYTES_LIT("traceparent"), ev.traceparent);
     if (ev.tracestate.n)
         line_put(s, BYTES_LIT("tracestate"), ev.tracestate);
-    put_attempt(s, d->attempt);
+    put_attempt(s, d);
     int r = put_webhook(s, d, *body);
     put_headers(s, m, ev.traceparent.n > 0);
     if (r == 0)

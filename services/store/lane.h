@@ -121,8 +121,14 @@ struct delivery_finish {
     int32_t attempt;        /* made so far */
     const char *error;      /* RETRY, DEAD; copied. NULL or "": it was not tried */
     struct attempt_end how; /* response: copied */
+    struct uuid replay;     /* lane_add_replay_finish() */
 };
 int lane_add_delivery_finish(struct lane_batch *b, const struct delivery_finish *f) MUSTCHECK;
+/*
+ * The same of a replay, `f->replay`: counted in replay_count only. DEAD: it failed, DISCARDED: it was not sent. One whose token does
+ * not hold any more changes nothing.
+ */
+int lane_add_replay_finish(struct lane_batch *b, const struct delivery_finish *f) MUSTCHECK;
 
 /*
  * Who rides. `collect` is called while a batch forms and adds what is ready, all of it or up to LANE_FULL; exactly one of

@@ -227,7 +227,8 @@ void batch_clear(struct lane_batch *b) {
     b->at_us = 0;
     b->exact = b->noticed = b->committed = false;
     b->stale = b->attempts = 0;
-    b->check_adds_n = b->check_ends_n = b->spills_n = b->delivery_ends_n = b->prog_n = b->counts_n = 0;
+    b->check_adds_n = b->check_ends_n = b->spills_n = b->delivery_ends_n = b->replay_ends_n = b->prog_n = b->counts_n =
+        0;
     b->added = 0;
     b->ended_n = 0;
     b->ended_known = false;

@@ -74,8 +74,8 @@ struct lane_batch {
     struct check_add *check_adds;
     struct check_finish *check_ends;
     struct spill *spills;
-    struct delivery_finish *delivery_ends;
-    uint32_t check_adds_n, check_ends_n, spills_n, delivery_ends_n;
+    struct delivery_finish *delivery_ends, *replay_ends;
+    uint32_t check_adds_n, check_ends_n, spills_n, delivery_ends_n, replay_ends_n;
     struct prog prog[PROGRESS_MAX];
     struct counts counts[COUNTS_MAX];
     uint32_t prog_n, counts_n;

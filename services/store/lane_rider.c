@@ -1,7 +1,7 @@
 /*
  * Rows that ride along with a batch: first checks, ends of checks, spilled deliveries, ends of deliveries, cursors, counters.
  * The adders copy; the statements are built when the batch is sent, sorted by key, in the order check_due, delivery_due,
- * dead_letter, attempt, discarded.
+ * dead_letter, attempt, discarded, replay_due, replay_count.
  */
 #include "store/lane_private.h"
 
@@ -89,6 +89,17 @@ const struct pg_stmt lane_rider_stmts[] = {
     /* The optimistic form presumes that every token holds: anything else divides by zero and aborts the batch. */
     {"delivery_ends", ENDS " SELECT 1 / ((SELECT count(*) FROM kept) + (SELECT count(*) FROM gone) = $16::int8)::int"},
     {"delivery_ends_exact", ENDS " SELECT sub, fate FROM kept UNION ALL SELECT sub, fate FROM gone"},
+    {"replay_ends",
+     "WITH f AS (SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::int2[], $4::int4[], $5::int2[], $6::int8[],"
+     " $7::int4[], $8::text[]) f(replay, tx, n, token, fate, due_ms, attempt, error)),"
+     " kept AS (UPDATE replay_due d SET due = now() + f.due_ms * interval '1 ms', attempt = f.attempt,"
+     " last_error = f.error FROM f WHERE f.fate = 1 AND d.replay = f.replay AND d.tx = f.tx AND d.n = f.n"
+     " AND d.token = f.token),"
+     " gone AS (DELETE FROM replay_due d USING f WHERE f.fate <> 1 AND d.replay = f.replay AND d.tx = f.tx"
+     " AND d.n = f.n AND d.token = f.token RETURNING f.replay, f.fate, f.error)"
+     " INSERT INTO replay_count (replay, delivered, failed, skipped, error) SELECT g.replay,"
+     " count(*) FILTER (WHERE g.fate = 0), count(*) FILTER (WHERE g.fate = 2), count(*) FILTER (WHERE g.fate = 3),"
+     " max(g.error) FILTER (WHERE g.fate = 2) FROM gone g GROUP BY g.replay"},
     {NULL, NULL},
 };
 /* clang-format on */
@@ -212,6 +223,17 @@ int lane_add_delivery_finish(struct lane_batch *b, const struct delivery_finish 
     c->error = f->end == DELIVERY_DELIVERED ? NULL : copy_text(b, f->error);
     c->how.response = copy_text(b, f->how.response);
     count_end(b, f->sub, (int)f->end, 1);
+    b->added++;
+    return 0;
+}
+
+int lane_add_replay_finish(struct lane_batch *b, const struct delivery_finish *f) {
+    int r = room_for((void **)&b->replay_ends, b->replay_ends_n, sizeof(*b->replay_ends));
+    if (r)
+        return r;
+    struct delivery_finish *c = &b->replay_ends[b->replay_ends_n++];
+    *c = *f;
+    c->error = f->end == DELIVERY_DELIVERED ? NULL : copy_text(b, f->error);
     b->added++;
     return 0;
 }
@@ -453,11 +475,41 @@ static int send_delivery_ends(struct lane *l) {
     return arrays_send(l, ARRAY_LEN(oids), t, STEP_DELIVERY_ENDS, b->exact ? "delivery_ends_exact" : "delivery_ends");
 }
 
+static int by_replay_end(const void *a, const void *b) {
+    const struct delivery_finish *x = a, *y = b;
+    int c = uuid_cmp(&x->replay, &y->replay);
+    if (c == 0)
+        c = uuid_cmp(&x->tx, &y->tx);
+    return c ? c : x->n - y->n;
+}
+
+static int send_replay_ends(struct lane *l) {
+    static const uint32_t oids[] = {OID_UUID, OID_UUID, OID_INT2, OID_INT4, OID_INT2, OID_INT8, OID_INT4, OID_TEXT};
+    struct lane_batch *b = &l->b;
+    struct buf *a = l->arrays;
+    if (!b->replay_ends_n)
+        return 0;
+    qsort(b->replay_ends, b->replay_ends_n, sizeof(*b->replay_ends), by_replay_end);
+    arrays_begin(l, oids, ARRAY_LEN(oids));
+    for (uint32_t i = 0; i < b->replay_ends_n; i++) {
+        const struct delivery_finish *f = &b->replay_ends[i];
+        pgarr_uuid(&a[0], &f->replay);
+        pgarr_uuid(&a[1], &f->tx);
+        pgarr_int16(&a[2], f->n);
+        pgarr_int32(&a[3], f->token);
+        pgarr_int16(&a[4], (int16_t)f->end);
+        pgarr_int64(&a[5], f->due_in_ms);
+        pgarr_int32(&a[6], f->attempt);
+        put_text(&a[7], f->error);
+    }
+    return arrays_send(l, ARRAY_LEN(oids), (struct tail_params){0}, STEP_OTHER, "replay_ends");
+}
+
 int rider_send_rows(struct lane *l) {
     if (l->b.spills_n)
         qsort(l->b.spills, l->b.spills_n, sizeof(*l->b.spills), by_spill);
-    int (*const senders[])(struct lane *) = {send_check_adds,    send_check_ends,  send_spills,
-                                             send_delivery_ends, send_spills_dead, send_spills_expired};
+    int (*const senders[])(struct lane *) = {send_check_adds,  send_check_ends,     send_spills,     send_delivery_ends,
+                                             send_spills_dead, send_spills_expired, send_replay_ends};
     for (size_t i = 0; i < ARRAY_LEN(senders); i++) {
         int r = senders[i](l);
         if (r < 0)

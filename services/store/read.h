@@ -75,10 +75,19 @@ struct delivery_claim {
     int16_t n;
     int32_t attempt, token, lane, seq;
     int64_t since_us;
+    struct uuid replay; /* reader_claim_replays() */
 };
 typedef void reader_deliveries_fn(void *arg, int code, const struct delivery_claim *c, size_t n);
 int reader_claim_deliveries(struct reader *r, const struct delivery_ask *asks, size_t n, int64_t lease_ms,
                             reader_deliveries_fn *fn, void *arg) MUSTCHECK;
+
+/* The same of replays. */
+int reader_claim_replays(struct reader *r, const struct delivery_ask *asks, size_t n, int64_t lease_ms,
+                         reader_deliveries_fn *fn, void *arg) MUSTCHECK;
+/* One step of one replay whose turn it is (replay.h), on the connection for people. running: replays that are not over; soon: the next
+ * step need not wait. */
+typedef void reader_step_fn(void *arg, int code, int64_t running, bool soon);
+int reader_step_replay(struct reader *r, reader_step_fn *fn, void *arg) MUSTCHECK;
 
 /* Cursors of a lane: `prog` folded backwards, then sub_vec; for adoption and for new subscriptions. */
 struct cursor {

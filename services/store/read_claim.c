@@ -7,6 +7,7 @@
  * check_due a few rows at a time and also finds STUCK ones.
  */
 #include "store/read_private.h"
+#include "store/replay.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -75,6 +76,14 @@ const struct pg_stmt claim_stmts[] = {
      " UPDATE delivery_due t SET due = now() + $4::int8 * interval '1 millisecond', token = t.token + 1 FROM c"
      " WHERE t.sub = c.sub AND t.tx = c.tx AND t.n = c.n"
      " RETURNING t.sub, c.due, t.tx, t.n, t.attempt, t.token, t.lane, t.seq, t.since"},
+    {"claim_replays",
+     "WITH c AS MATERIALIZED (SELECT c.replay, c.tx, c.n, c.due"
+     " FROM unnest($1::int4[], $2::int4[], $3::timestamptz[]) AS a(sub, slots, low)"
+     " CROSS JOIN LATERAL (SELECT c.replay, c.tx, c.n, c.due FROM replay_due c WHERE c.sub = a.sub"
+     " AND c.due <= now() AND c.due >= a.low ORDER BY c.due LIMIT a.slots FOR UPDATE SKIP LOCKED) c)"
+     " UPDATE replay_due t SET due = now() + $4::int8 * interval '1 millisecond', token = t.token + 1 FROM c"
+     " WHERE t.replay = c.replay AND t.tx = c.tx AND t.n = c.n"
+     " RETURNING t.sub, c.due, t.tx, t.n, t.attempt, t.token, 0, 0, t.since, t.replay"},
     {"sweep_checks",
      "WITH s AS MATERIALIZED (SELECT c.tx FROM check_due c WHERE c.tx > $1::uuid ORDER BY c.tx LIMIT $2::int8),"
      " d AS MATERIALIZED (SELECT s.tx FROM s CROSS JOIN LATERAL (SELECT d.tx FROM decision d"
@@ -442,6 +451,8 @@ static void deliveries_result(struct read_req *req, PGresult *res) {
         c->lane = pg_get_int32(res, i, 6);
         c->seq = pg_get_int32(res, i, 7);
         c->since_us = pg_get_time_us(res, i, 8);
+        if (PQnfields(res) > 9)
+            pg_get_uuid(res, i, 9, &c->replay);
     }
 }
 
@@ -454,11 +465,11 @@ static void deliveries_done(struct read_req *req) {
     claim_free(q);
 }
 
-int reader_claim_deliveries(struct reader *r, const struct delivery_ask *asks, size_t n, int64_t lease_ms,
-                            reader_deliveries_fn *fn, void *arg) {
+static int claim_for_subs(struct reader *r, struct claim_lows *lows, const char *stmt, const struct delivery_ask *asks,
+                          size_t n, int64_t lease_ms, reader_deliveries_fn *fn, void *arg) {
     if (n == 0 || n > CLAIM_SUBS_MAX)
         return -EINVAL;
-    CLEANUP(claim_cleanup) struct claim_req *q = claim_new(&r->deliveries, n);
+    CLEANUP(claim_cleanup) struct claim_req *q = claim_new(lows, n);
     if (!q)
         return -ENOMEM;
     q->q.result = deliveries_result;
@@ -470,10 +481,24 @@ int reader_claim_deliveries(struct reader *r, const struct delivery_ask *asks, s
         q->asks[i] = (struct claim_ask){.key = (uint32_t)asks[i].sub, .slots = asks[i].slots};
         pgarr_int32(&r->arrays[0], asks[i].sub);
     }
-    int e = claim_send(r, q, "claim_deliveries", lease_ms);
+    int e = claim_send(r, q, stmt, lease_ms);
     if (e == 0)
         TAKE(q);
     return e;
+}
+
+int reader_claim_deliveries(struct reader *r, const struct delivery_ask *asks, size_t n, int64_t lease_ms,
+                            reader_deliveries_fn *fn, void *arg) {
+    return claim_for_subs(r, &r->deliveries, "claim_deliveries", asks, n, lease_ms, fn, arg);
+}
+
+int reader_claim_replays(struct reader *r, const struct delivery_ask *asks, size_t n, int64_t lease_ms,
+                         reader_deliveries_fn *fn, void *arg) {
+    return claim_for_subs(r, &r->replays, "claim_replays", asks, n, lease_ms, fn, arg);
+}
+
+int reader_step_replay(struct reader *r, reader_step_fn *fn, void *arg) {
+    return replay_step(r->people, fn, arg);
 }
 
 /* --- rows of decided transactions --- */

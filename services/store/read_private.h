@@ -40,7 +40,7 @@ struct reader {
     struct pg_stmt stmts[16]; /* reader_stmts and claim_stmts */
     bool freed;
     struct buf arrays[READ_ARRAYS]; /* parameters of the statement that is being sent */
-    struct claim_lows checks, deliveries;
+    struct claim_lows checks, deliveries, replays;
     struct { /* the walk over check_due that removes what was decided */
         struct uuid after;
         uint64_t last_ns;

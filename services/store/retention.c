@@ -54,6 +54,7 @@ enum step {
     STEP_ATTEMPTS,
     STEP_CHECK_ATTEMPTS,
     STEP_DISCARDED,
+    STEP_REPLAYS,
     STEP_AUDIT,
 };
 
@@ -441,6 +442,10 @@ static void answered(struct retention *r, const PGresult *res) {
         chunk(r, STEP_DISCARDED, "discarded", r->store->o.retention_ms);
         break;
     case STEP_DISCARDED:
+        r->more |= was_full(res);
+        chunk(r, STEP_REPLAYS, "replay", r->store->o.audit_ms);
+        break;
+    case STEP_REPLAYS:
         r->more |= was_full(res);
         chunk(r, STEP_AUDIT, "audit", r->store->o.audit_ms);
         break;

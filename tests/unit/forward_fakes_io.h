@@ -157,6 +157,16 @@ int reader_cursors(struct reader *r, int32_t lane, reader_cursors_fn *fn, void *
 int reader_vector(struct reader *r, int32_t lane, reader_cursors_fn *fn, void *arg) {
     return fake_ask(&(struct fake_question){.kind = Q_VECTOR, .fn.cursors = fn, .arg = arg, .lane = lane});
 }
+/* There are no replays here. */
+int reader_claim_replays(struct reader *r, const struct delivery_ask *asks, size_t n, int64_t lease_ms,
+                         reader_deliveries_fn *fn, void *arg) {
+    UNUSED(r), UNUSED(asks), UNUSED(n), UNUSED(lease_ms), UNUSED(fn), UNUSED(arg);
+    return -EAGAIN;
+}
+int reader_step_replay(struct reader *r, reader_step_fn *fn, void *arg) {
+    UNUSED(r), UNUSED(fn), UNUSED(arg);
+    return -EAGAIN;
+}
 int reader_claim_deliveries(struct reader *r, const struct delivery_ask *asks, size_t n, int64_t lease_ms,
                             reader_deliveries_fn *fn, void *arg) {
     struct fake_question q = {.kind = Q_CLAIM, .fn.deliveries = fn, .arg = arg, .n = n};
