@@ -262,9 +262,11 @@ static int start_thread(struct client *c) {
 
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_mutex_lock(&c->lock);
     e = pthread_create(&c->thread, NULL, engine_main, c);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     c->started = e == 0;
+    pthread_mutex_unlock(&c->lock);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return e ? TXMSG_ERROR_SYSTEM : TXMSG_OK;
 }
 

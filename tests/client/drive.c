@@ -72,9 +72,8 @@ static enum txmsg_decision listen(void *arg, const txmsg_check *check) {
     size_t key_n, body_n;
     const char *key = txmsg_check_key(check, 0, &key_n), *body = txmsg_check_body(check, 0, &body_n);
     const char *colour = txmsg_check_header(check, 0, "colour");
-    bool refused = txmsg_client_free(d->client) == TXMSG_ERROR_CALLBACK;
-
-    pthread_mutex_lock(&check_lock);
+    pthread_mutex_lock(&check_lock); /* a check may come before txmsg_client_new() has returned */
+    bool refused = txmsg_client_free(d->client) == (d->client ? TXMSG_ERROR_CALLBACK : TXMSG_OK);
     checked_n++;
     snprintf(
         checked_last, sizeof(checked_last),
@@ -256,7 +255,9 @@ int main(int argc, char **argv) {
     static char line[1 << 20];
     int status;
 
+    pthread_mutex_lock(&check_lock);
     d.client = make(&d, argc, argv);
+    pthread_mutex_unlock(&check_lock);
     while (fgets(line, sizeof(line), stdin)) {
         char *words[WORDS_MAX + 1] = {NULL}, *rest = line, *word;
         size_t n = 0;
