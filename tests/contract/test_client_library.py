@@ -9,7 +9,7 @@ import pytest
 from harness import BUILD, TOP
 
 HEADERS = TOP / "client/include/txmsg"
-MAP = TOP / "client/libtxmsg/libtxmsg.map"
+LIBRARIES = ("libtxmsg", "libtxmsg-consumer", "libtxmsg-pq")
 PROGRAM = """
 #include <txmsg/txmsg.h>
 int main(void) {
@@ -47,8 +47,12 @@ def flags(env, *what):
     return run("pkg-config", *what, "libtxmsg", env=env).split()
 
 
-def exported():
-    return set(re.findall(r"^\s+(txmsg_\w+);", MAP.read_text(encoding="utf-8"), re.M))
+def symbol_map(library):
+    return (TOP / f"client/{library}/{library}.map").read_text(encoding="utf-8")
+
+
+def exported(library="libtxmsg"):
+    return set(re.findall(r"^\s+(txmsg_\w+);", symbol_map(library), re.M))
 
 
 def declarations():
@@ -96,14 +100,20 @@ def test_all_headers_are_installed(installed):
     assert {h.name for h in HEADERS.glob("*.h")} <= there
 
 
-def test_nothing_else_is_exported(installed):
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_nothing_else_is_exported(installed, library):
     """Not the generated code, not our rooms: they would collide with those of the application."""
     libraries, _ = installed
-    shared = run("nm", "-D", "--defined-only", libraries / "libtxmsg.so")
-    assert {line.split()[-1] for line in shared.splitlines()} - {"TXMSG_0.1"} == \
-        {f"{name}@@TXMSG_0.1" for name in exported()}
-    static = run("nm", "-g", "--defined-only", libraries / "libtxmsg.a")
-    assert set(re.findall(r"^[0-9a-f]+ \w (\w+)$", static, re.M)) == exported()
+    version = symbol_map(library).split()[0]
+    shared = run("nm", "-D", "--defined-only", libraries / f"{library}.so")
+    assert {line.split()[-1] for line in shared.splitlines()} - {version} == \
+        {f"{name}@@{version}" for name in exported(library)}
+    static = run("nm", "-g", "--defined-only", libraries / f"{library}.a")
+    assert set(re.findall(r"^[0-9a-f]+ \w (\w+)$", static, re.M)) == exported(library)
+
+
+def test_every_exported_function_of_all_libraries_is_declared():
+    assert set(declarations()) == set().union(*map(exported, LIBRARIES))
 
 
 def test_every_exported_function_is_declared_and_explained():

@@ -4,7 +4,7 @@ POINTS_EACH = 10
 
 
 class Audit:
-    """One look at all four. `carts`: what was put into carts in the beginning, {order: (customer, item, amount)}; `stock`: what there was
+    """One look at all four, and at the dead letters. `carts`: what was put into carts in the beginning, {order: (customer, item, amount)}; `stock`: what there was
     of each item."""
 
     def __init__(self, shop, carts, stock):
@@ -16,6 +16,7 @@ class Audit:
         self.stock = {i: int(a) for i, a in shop.sql("stock", "SELECT item, amount FROM stock")}
         self.cart = {o: (c, i, int(a)) for o, c, i, a in shop.sql("cart", "SELECT order_id, customer, item, amount FROM cart")}
         self.points = {c: int(p) for c, p in shop.sql("points", "SELECT customer, points FROM account")}
+        self.dead = [letter["name"] for letter in shop.dead()]
         self.given = dict(shop.sql("points", "SELECT key, state FROM txmsg_guard WHERE consumer = 'points'"))
 
     def faults(self):
@@ -33,6 +34,14 @@ class Audit:
             want = sum(POINTS_EACH * a for c, _, a, s in self.orders.values() if c == customer and s == "PLACED")
             if self.points.get(customer, 0) != want:
                 found.append(f"points of {customer}: {self.points.get(customer, 0)}, but {want} earned")
+        return found + self.of_letters()
+
+    def of_letters(self):
+        """A refusal of the stock is a dead letter, and there should be no other."""
+        refusals = [d for d in self.dead if d.startswith("orders-stock/")]
+        found = [f"dead letter {d}" for d in self.dead if d not in refusals]
+        if len(refusals) != len(self.refused):
+            found.append(f"{len(refusals)} dead letters of the stock, but {len(self.refused)} refusals")
         return found
 
     def of_order(self, order, state, cart):
@@ -55,4 +64,4 @@ class Audit:
                            f"{len(self.carts) - len(states)} rolled back"),
                 ("stock", ", ".join(f"{self.stock[i]} {i} of {n}" for i, n in sorted(self.stock_before.items()))),
                 ("points", f"{sum(self.points.values())} in {len(self.points)} accounts"),
-                ("carts", f"{len(self.cart)} items left")]
+                ("carts", f"{len(self.cart)} items left"), ("dead", f"{len(self.dead)} letters, {len(self.refused)} refusals")]
