@@ -75,12 +75,13 @@ struct sub_conf {
     int32_t id; /* of the store; never used again after deletion */
     const char *name, *topic;
     struct sink_conf sink;
-    struct backoff backoff; /* default 1 s x2 to 10 min, full jitter */
-    int max_attempts;       /* default 16; of a list its length + 1 */
-    int64_t max_age_ms;     /* since the first failure; default 24 h; of a list 365 d */
-    int concurrency;        /* deliveries in flight per worker; default 256 */
-    int rate;               /* attempts per second over all workers; 0 = no limit */
-    bool paused;            /* starts nothing */
+    struct backoff backoff;        /* default 1 s x2 to 10 min, full jitter */
+    int max_attempts;              /* default 16; of a list its length + 1 */
+    int64_t max_age_ms;            /* since the first failure; default 24 h; of a list 365 d */
+    int concurrency;               /* deliveries in flight per worker; default 256 */
+    int rate;                      /* attempts per second over all workers; 0 = no limit */
+    bool paused;                   /* starts nothing */
+    const char *dead_letter_topic; /* "" = none; the store publishes to it */
     struct {
         const char *name, *value;
     } filter[POLICY_FILTER_MAX]; /* headers that a message must have */

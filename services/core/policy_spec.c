@@ -55,6 +55,7 @@ static const struct member sub_members[] = {
     {"concurrency", MEMBER_INT, SUB(concurrency), 1, 4096, 256},
     {"start_from", MEMBER_ABOUT, .max = 64}, /* of its creation: the store's */
     {"rate", MEMBER_INT, SUB(rate), 0, 1000000, 0},
+    {"dead_letter_topic", MEMBER_TEXT, SUB(dead_letter_topic), .max = 128},
     {"ordering", MEMBER_LATER, .words = only_unordered},
     {"filter", MEMBER_NESTED},
     {"state", MEMBER_ABOUT, .max = 64},

@@ -32,6 +32,23 @@
 #define DEAD_INSERT                                                                                                    \
     "INSERT INTO dead_letter (sub, tx, n, attempts, error, class, history, producer, topic, business_key, trace, "     \
     "okey, content_type, headers, body)"
+/*
+ * What a dead letter has to say to the subscription's dead_letter_topic, from the rows that were really inserted: one for each death. The
+ * id is a UUIDv7 of the database's time.
+ */
+#define DEAD_RETURNING " RETURNING sub, tx, n, attempts, error, class, producer, topic, business_key, trace, okey, "   \
+    "content_type, headers, body"
+#define TELL_DEAD                                                                                                      \
+    "INSERT INTO outbox (id, topic, business_key, trace, okey, content_type, headers, body)"                           \
+    " SELECT overlay(overlay(gen_random_uuid()::text PLACING substr(t.ms, 1, 8) || '-' || substr(t.ms, 9) FROM 1 FOR"  \
+    " 13) PLACING '7' FROM 15 FOR 1)::uuid, s.topic, x.business_key, x.trace, x.okey, x.content_type,"                 \
+    " (coalesce(x.headers, '{}')::jsonb || jsonb_build_object('txmsg-dead-id', x.tx || '.' || x.n,"                    \
+    " 'txmsg-dead-subscription', s.name, 'txmsg-dead-topic', x.topic, 'txmsg-dead-producer', x.producer,"              \
+    " 'txmsg-dead-attempts', x.attempts::text, 'txmsg-dead-class', coalesce(x.class, ''), 'txmsg-dead-error',"         \
+    " left(regexp_replace(x.error, '[^ -~]', '?', 'g'), 200)))::text, x.body FROM dead x"                              \
+    " CROSS JOIN LATERAL (SELECT s.name, s.spec->>'dead_letter_topic' AS topic FROM subscription s WHERE s.id = x.sub" \
+    " AND s.spec->>'dead_letter_topic' <> '' OFFSET 0) s"                                                              \
+    " CROSS JOIN (SELECT lpad(to_hex((extract(epoch FROM now()) * 1000)::int8), 12, '0') AS ms) t"
 #define HOW_TYPES(a, b, c, d) ", $" a "::text[], $" b "::int4[], $" c "::int4[], $" d "::text[]"
 #define HOW                   "class, status, latency_ms, response"
 #define ENDS                                                                                                           \
@@ -46,7 +63,7 @@
     " dead AS (" DEAD_INSERT                                                                                           \
     " SELECT g.sub, g.tx, g.n, g.attempt, coalesce(g.error, ''), " STORY("g", "$15::uuid") ", m.producer, "            \
     PAYLOAD_COLUMNS " FROM gone g" PAYLOAD_OF("g", "$13::uuid", "$14::uuid")                                           \
-    " WHERE g.fate = 2 ON CONFLICT (sub, tx, n) DO NOTHING),"                                                          \
+    " WHERE g.fate = 2 ON CONFLICT (sub, tx, n) DO NOTHING" DEAD_RETURNING "), told AS (" TELL_DEAD "),"                 \
     " discards AS (INSERT INTO discarded (sub, tx, n, reason) SELECT g.sub, g.tx, g.n, coalesce(g.error, '')"          \
     " FROM gone g WHERE g.fate = 3 ON CONFLICT (tx, sub, n) DO NOTHING),"                                              \
     " tried AS (INSERT INTO attempt " ATTEMPT_COLUMNS " SELECT " ATTEMPT_OF("f", "$15::uuid") " FROM f"                \
@@ -83,9 +100,11 @@ const struct pg_stmt lane_rider_stmts[] = {
     {"spills_dead",
      "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int4[], $5::text[]"
      HOW_TYPES("6", "7", "8", "9") ") f(sub, tx, n, attempt, error, " HOW ")),"
-     " tried AS (INSERT INTO attempt " ATTEMPT_COLUMNS " SELECT " ATTEMPT_OF("f", "$12::uuid") " FROM f) " DEAD_INSERT
+     " tried AS (INSERT INTO attempt " ATTEMPT_COLUMNS " SELECT " ATTEMPT_OF("f", "$12::uuid") " FROM f),"
+     " dead AS (" DEAD_INSERT
      " SELECT g.sub, g.tx, g.n, g.attempt, g.error, " STORY("g", "$12::uuid") ", m.producer, " PAYLOAD_COLUMNS
-     " FROM f g" PAYLOAD_OF("g", "$10::uuid", "$11::uuid") " ON CONFLICT (sub, tx, n) DO NOTHING"},
+     " FROM f g" PAYLOAD_OF("g", "$10::uuid", "$11::uuid") " ON CONFLICT (sub, tx, n) DO NOTHING" DEAD_RETURNING ") "
+     TELL_DEAD},
     /* The optimistic form presumes that every token holds: anything else divides by zero and aborts the batch. */
     {"delivery_ends", ENDS " SELECT 1 / ((SELECT count(*) FROM kept) + (SELECT count(*) FROM gone) = $16::int8)::int"},
     {"delivery_ends_exact", ENDS " SELECT sub, fate FROM kept UNION ALL SELECT sub, fate FROM gone"},

@@ -14,8 +14,9 @@ struct entry {
     struct hnode node;
     const struct topo_object *want, *have;
     json_t *want_spec, *have_spec;
-    const char *topic; /* subscriptions that are wanted: theirs */
-    bool gone;         /* stored, and to be removed */
+    const char *topic, *dead_topic; /* subscriptions: theirs; dead_topic NULL or "" = none */
+    bool reached;                   /* topics: while a path of dead letters is followed */
+    bool gone;                      /* stored, and to be removed */
 };
 
 struct work {
@@ -244,6 +245,10 @@ static int add_stored(struct work *w, const struct topo_object *o) {
     struct entry *en = find_or_add(w, o->kind, o->name);
     en->have = o;
     en->have_spec = json_parse(bytes_str(o->spec), NULL);
+    if (o->kind == TOPO_SUBSCRIPTION && en->have_spec) { /* until another spec is wanted */
+        en->topic = json_string_value(json_object_get(en->have_spec, "topic"));
+        en->dead_topic = json_string_value(json_object_get(en->have_spec, "dead_letter_topic"));
+    }
     return en->have_spec || errno != ENOMEM ? 0 : -ENOMEM;
 }
 
@@ -264,6 +269,8 @@ static int parse_wanted(struct work *w, struct entry *en, size_t i, struct errms
         r = topology_add_sub(w->scratch, (int32_t)i + 1, o->name, en->want_spec, e);
         if (r == 0) /* read from the spec itself: the scratch array may move while it grows */
             r = json_member_str(en->want_spec, "topic", "", &en->topic, e);
+        if (r == 0)
+            r = json_member_str(en->want_spec, "dead_letter_topic", "", &en->dead_topic, e);
         return r;
     }
     return err_set(e, -EINVAL, "is of no known kind");
@@ -294,6 +301,48 @@ static int add_wanted(struct work *w, const struct topo_object *o, size_t i, str
 
 /* --- rules --- */
 
+/* What dies at a topic's subscriptions goes on to their dead letter topics: true if that way leads from one topic to another. */
+static bool leads_to(const struct work *w, const char *from, const char *to, bool prune) {
+    for (size_t i = 0; i < w->n; i++)
+        w->entries[i].reached = false;
+    struct entry *start = find(w, TOPO_TOPIC, from);
+    if (start)
+        start->reached = true;
+    for (bool more = true; more;) {
+        more = false;
+        for (size_t i = 0; i < w->n; i++) {
+            const struct entry *en = &w->entries[i];
+            if (!en->topic || en->gone || (prune && !en->want) || !en->dead_topic || !*en->dead_topic)
+                continue;
+            const struct entry *at = find(w, TOPO_TOPIC, en->topic);
+            struct entry *next = find(w, TOPO_TOPIC, en->dead_topic);
+            if (!at || !at->reached || !next || next->reached)
+                continue;
+            next->reached = more = true;
+        }
+    }
+    const struct entry *end = find(w, TOPO_TOPIC, to);
+    return end && end->reached;
+}
+
+static int check_dead_topic(const struct work *w, const struct entry *en, bool prune, struct errmsg *e) {
+    const char *name = en->want->name;
+    const struct entry *topic = find(w, TOPO_TOPIC, en->dead_topic);
+    if (!topic || topic->gone)
+        return err_set(e, -EINVAL, "subscription \"%s\": there is no dead_letter_topic \"%.128s\"", name,
+                       en->dead_topic);
+    if (!topic->want && prune)
+        return err_set(e, -EINVAL,
+                       "subscription \"%s\": its dead_letter_topic \"%.128s\" is not named and would be pruned", name,
+                       en->dead_topic);
+    if (leads_to(w, en->dead_topic, en->topic, prune))
+        return err_set(e, -EINVAL,
+                       "subscription \"%s\": what dies there would come back: its dead_letter_topic \"%.128s\" leads to"
+                       " its topic \"%.128s\"",
+                       name, en->dead_topic, en->topic);
+    return 0;
+}
+
 static int check_subscription(const struct work *w, const struct entry *en, bool prune, struct errmsg *e) {
     const char *name = en->want->name, *before = NULL;
     if (en->have_spec)
@@ -309,7 +358,7 @@ static int check_subscription(const struct work *w, const struct entry *en, bool
     if (!topic->want && prune)
         return err_set(e, -EINVAL, "subscription \"%s\": its topic \"%.128s\" is not named and would be pruned", name,
                        en->topic);
-    return 0;
+    return en->dead_topic && *en->dead_topic ? check_dead_topic(w, en, prune, e) : 0;
 }
 
 /* No subscription may lose its topic. Linear: only the few topics that a person removes ask. */
@@ -319,8 +368,10 @@ static int check_removed_topic(const struct work *w, const char *topic, struct e
         const struct topo_object *o = en->want ? en->want : en->have;
         if (o->kind != TOPO_SUBSCRIPTION || en->gone)
             continue;
-        const char *its = en->want ? en->topic : json_string_value(json_object_get(en->have_spec, "topic"));
-        if (its && !strcmp(its, topic))
+        if (en->dead_topic && !strcmp(en->dead_topic, topic))
+            return err_set(e, -EBUSY, "topic \"%.140s\" is the dead_letter_topic of subscription \"%.140s\"", topic,
+                           o->name);
+        if (en->topic && !strcmp(en->topic, topic))
             return err_set(e, -EBUSY, "topic \"%.140s\" is read by subscription \"%.140s\"", topic, o->name);
     }
     return 0;

@@ -10,6 +10,7 @@
 #include "checkback/checkback.h"
 #include "forward/forward.h"
 #include "store/gauges.h"
+#include "store/outbox.h"
 #include "store/run.h"
 #include "webclient/webclient.h"
 
@@ -39,6 +40,7 @@ struct worker {
     struct checkback *check;
     struct worker_peers peers;
     struct gauges *gauges; /* of the first worker */
+    struct outbox *outbox; /* likewise */
     struct timer *look, *limit;
     struct list adopted;
     struct topology *topology;
@@ -59,6 +61,8 @@ static void on_opened(void *arg, int32_t number) {
     message_worker_lane(w->message, w->lane);
     if (w->admin)
         admin_service_lane(w->admin, w->lane);
+    if (w->outbox)
+        outbox_lane(w->outbox, w->lane);
 }
 
 static void on_committed(void *arg, int32_t lane, int32_t seq, int64_t at_us, const struct lane_confirmed *conf,
@@ -316,6 +320,8 @@ int worker_new(const struct config *c, struct store *s, struct message_service *
         r = admin_service_attach(admin, w->loop, w->reader);
     if (r == 0 && index == 0)
         r = gauges_new(w->loop, reader_people(w->reader), &w->gauges);
+    if (r == 0 && index == 0)
+        r = outbox_new(w->loop, reader_people(w->reader), &w->outbox);
     if (r == 0)
         r = run_new(w->loop, s, (int)c->adopted_max, &owner, &w->run);
     if (r == 0)
@@ -346,6 +352,7 @@ static void end(struct worker *w) {
         mem_free(a);
     }
     forward_free(w->forward);
+    outbox_free(w->outbox);
     lane_free(w->lane);
     if (w->admin)
         admin_service_detach(w->admin);
