@@ -110,6 +110,10 @@ static void judge_error(const struct rpc_outcome *o, struct grpc_answer *ret) {
     ret->unknown = !o->unsent && !is_answer(o->code);
     ret->elsewhere =
         o->unsent || o->code == RPC_UNAVAILABLE || o->code == RPC_DEADLINE_EXCEEDED || o->code == RPC_UNIMPLEMENTED;
+    ret->class = o->unsent                          ? ATTEMPT_UNREACHABLE
+                 : o->code == RPC_DEADLINE_EXCEEDED ? ATTEMPT_TIMEOUT
+                 : ret->unknown                     ? ATTEMPT_BROKEN
+                                                    : ATTEMPT_NACKED;
     snprintf(ret->why, sizeof(ret->why), "gRPC %s: %s", rpc_code_name(o->code), o->message);
 }
 
@@ -134,16 +138,19 @@ void grpc_answer_judge(const struct rpc_outcome *o, struct grpc_answer *ret) {
         return;
     case TXMSG__V1__DELIVER_RESPONSE__OUTCOME__OUTCOME_REJECT:
         ret->verdict = SINK_REJECT;
+        ret->class = ATTEMPT_PERMANENT;
         snprintf(ret->why, sizeof(ret->why), "rejected: %s", r->reason);
         return;
     case TXMSG__V1__DELIVER_RESPONSE__OUTCOME__OUTCOME_RETRY:
         ret->verdict = SINK_RETRY;
+        ret->class = ATTEMPT_NACKED;
         ret->retry_after_ms = wish_ms(r->retry_after);
         snprintf(ret->why, sizeof(ret->why), "not now: %s", r->reason);
         return;
     default: /* whoever says this does not know the contract: perhaps it was taken */
         ret->verdict = SINK_RETRY;
         ret->unknown = true;
+        ret->class = ATTEMPT_BROKEN;
         snprintf(ret->why, sizeof(ret->why), "the answer has no outcome");
     }
 }

@@ -11,6 +11,7 @@ Txmsg__V1__DeliverRequest *grpc_request(struct arena *a, const struct delivery *
 
 struct grpc_answer {
     enum sink_verdict verdict;
+    enum attempt_class class;
     bool unsent;            /* nobody can have it: another endpoint may be asked within this attempt */
     bool elsewhere;         /* the next call should go to another endpoint */
     bool unknown;           /* as in sink.h, these two also */

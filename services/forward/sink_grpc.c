@@ -157,6 +157,7 @@ static void come_home(struct grpc_sink *s, struct grpc_call *c) {
         return;
     leave(s, c);
     mem_free(c);
+    sink_says(d, answer.class, 0);
     sink_done(&s->sink, d, answer.verdict, answer.unknown, answer.retry_after_ms, answer.why);
 }
 

@@ -111,6 +111,14 @@ const struct conf_option config_options[] = {
     O("web.idle", CONF_INT, "256", 1, 16384, web_idle, "HTTP connections kept alive, per worker."),
     O("web.response_size", CONF_SIZE, "64KiB", 256, 16777216, web_response,
       "Largest response of a consumer or check endpoint."),
+    O("alerts.url", CONF_STR, NULL, 0, 0, alert_url,
+      "Where to POST when a subscription has dead letters or a producer stuck transactions; without it the log says "
+      "so."),
+    {"alerts.secret", CONF_STR, NULL, 0, 0, true, "Signs these requests as Standard Webhooks: `whsec_` and base64.",
+     offsetof(struct config, alert_secret), false},
+    O("alerts.digest", CONF_DURATION_MS, "1h", 100, 2592000000, alert_digest_ms,
+      "How often it is told again while it lasts."),
+    O("alerts.poll", CONF_DURATION_MS, "5s", 50, 3600000, alert_poll_ms, "How often it is looked for."),
     O("http.connections", CONF_INT, "64", 1, 4096, http_connections, "Connections to the operations address."),
     O_RELOAD("log.level", CONF_STR, "info", 0, 0, log_level,
              "error, warn, info or debug; also for single rooms: `info,store=debug,rpc=warn`."),
@@ -144,6 +152,10 @@ int config_check(const struct config *c, struct errmsg *e) {
                        "store.retention (%lld s) must be longer than limits.id_past (%lld s): else an id could be"
                        " dropped and taken again",
                        (long long)c->retention_ms / 1000, (long long)c->id_past_ms / 1000);
+    if (*c->alert_url && strncmp(c->alert_url, "http://", 7) != 0 && strncmp(c->alert_url, "https://", 8) != 0)
+        return err_set(e, -EINVAL, "alerts.url must begin with http:// or https://");
+    if (*c->alert_secret && strncmp(c->alert_secret, "whsec_", 6) != 0)
+        return err_set(e, -EINVAL, "alerts.secret must be whsec_ and base64");
     return log_check_levels(c->log_level, e);
 }
 

@@ -17,6 +17,8 @@ struct config {
     int64_t partitions_ahead, dead_after_ms, adopted_max, statement_timeout_ms, retention_ms, audit_ms;
     int64_t check_poll_ms, check_find_poll_ms, check_in_flight, check_streams;
     int64_t forward_tail, forward_read, forward_window, forward_retry_poll_ms, forward_spill_limit, forward_grpc;
+    char *alert_url, *alert_secret;
+    int64_t alert_digest_ms, alert_poll_ms;
     int64_t web_in_flight, web_idle, web_response, http_connections;
     int64_t drain_ms;
 };

@@ -5,6 +5,8 @@
  */
 #include "txmsgd/worker.h"
 
+#include "admin/alert.h"
+
 #include "base/clock.h"
 #include "base/log.h"
 #include "checkback/checkback.h"
@@ -39,8 +41,9 @@ struct worker {
     struct forward *forward;
     struct checkback *check;
     struct worker_peers peers;
-    struct gauges *gauges; /* of the first worker */
-    struct outbox *outbox; /* likewise */
+    struct gauges *gauges;   /* of the first worker */
+    struct outbox *outbox;   /* likewise */
+    struct alerter *alerter; /* likewise */
     struct timer *look, *limit;
     struct list adopted;
     struct topology *topology;
@@ -322,6 +325,9 @@ int worker_new(const struct config *c, struct store *s, struct message_service *
         r = gauges_new(w->loop, reader_people(w->reader), &w->gauges);
     if (r == 0 && index == 0)
         r = outbox_new(w->loop, reader_people(w->reader), &w->outbox);
+    const struct alert_options alerts = {c->alert_url, c->alert_secret, c->alert_digest_ms, c->alert_poll_ms};
+    if (r == 0 && index == 0)
+        r = alerter_new(w->loop, reader_people(w->reader), w->web, s, &alerts, &w->alerter);
     if (r == 0)
         r = run_new(w->loop, s, (int)c->adopted_max, &owner, &w->run);
     if (r == 0)
@@ -353,6 +359,7 @@ static void end(struct worker *w) {
     }
     forward_free(w->forward);
     outbox_free(w->outbox);
+    alerter_free(w->alerter);
     lane_free(w->lane);
     if (w->admin)
         admin_service_detach(w->admin);

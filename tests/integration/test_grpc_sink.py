@@ -114,6 +114,7 @@ def test_reject_is_a_dead_letter_with_its_reason(world, client, serve):
     client.publish([message(topic)], tx=tx)
     delivery = world.wait_delivery(tx, topic, DEAD)
     assert delivery.attempts == 1 and delivery.last_error.startswith("rejected: no such item: xxx")
+    assert world.sql("SELECT class FROM dead_letter WHERE tx = %s", tx) == [("permanent",)]
     assert world.ctl("dead", "show", f"{topic}/{tx}.0")
     world.ctl("dead", "redrive", f"{topic}/{tx}.0", "--reason", "mended")
     again = consumer.wait_for(tx, count=2)[1]
