@@ -13,6 +13,14 @@ static const struct ctl_option stuck_options[] = {
     {"--actor", "NAME", "resolve: who; default the login name"},
     {NULL, NULL, NULL},
 };
+static const struct ctl_option recheck_options[] = {
+    {"--producer", "NAME", "all of this producer"},
+    {"--all", NULL, "all there are"},
+    {"--force", NULL, "by --producer or --all: act instead of showing count and sample"},
+    {"--reason", "TEXT", "for the audit"},
+    {"--actor", "NAME", "who, for the audit; default the login name"},
+    {NULL, NULL, NULL},
+};
 static const struct ctl_option stats_options[] = {
     {"--subscription", "NAME", "only this subscription"},
     {NULL, NULL, NULL},
@@ -78,6 +86,38 @@ static int cmd_stuck_resolve(struct ctl *c) {
     return code;
 }
 
+static int cmd_stuck_recheck(struct ctl *c) {
+    Txmsg__V1__RecheckStuckRequest q;
+    Txmsg__V1__StuckFilter f;
+    const ProtobufCMessage *r;
+    txmsg__v1__recheck_stuck_request__init(&q);
+    txmsg__v1__stuck_filter__init(&f);
+    f.producer = ctl_opt(c, "--producer");
+    bool by_filter = args_has(&c->args, "--all") || *f.producer;
+    if (by_filter == (c->args.words_n > 0) || (args_has(&c->args, "--all") && *f.producer))
+        return ctl_usage("give ids, --producer NAME, or --all");
+    q.filter = by_filter ? &f : NULL;
+    q.transaction_ids = (char **)(uintptr_t)c->args.words;
+    q.n_transaction_ids = (size_t)c->args.words_n;
+    q.force = args_has(&c->args, "--force") || c->args.words_n > 0; /* ids are explicit enough */
+    q.reason = ctl_opt(c, "--reason");
+    q.actor = ctl_actor(c);
+    int code = ctl_call(c, SERVICE "RecheckStuck", &q.base, &txmsg__v1__recheck_stuck_response__descriptor, &r);
+    if (code != CTL_OK || !r)
+        return code;
+    const Txmsg__V1__RecheckStuckResponse *resp = (const Txmsg__V1__RecheckStuckResponse *)r;
+    if (q.force) {
+        printf("%lld transactions are asked about again\n", (long long)resp->count);
+        if (resp->more)
+            printf("there may be more: run it again\n");
+        return CTL_OK;
+    }
+    printf("%lld%s transactions match; --force asks about them again\n", (long long)resp->count, resp->more ? "+" : "");
+    for (size_t i = 0; i < resp->n_sample; i++)
+        printf("%s\n", resp->sample[i]);
+    return CTL_OK;
+}
+
 /* --- stats --- */
 
 static const char *number(struct ctl *c, int64_t n, bool more) {
@@ -121,6 +161,7 @@ static int cmd_stats(struct ctl *c) {
 const struct ctl_command admin_commands[] = {
     {"stuck list", "", "transactions that checks could not settle", stuck_options, cmd_stuck_list},
     {"stats", "", "counters of transactions and subscriptions", stats_options, cmd_stats},
+    {"stuck recheck", "[ID...]", "their producers are asked again", recheck_options, cmd_stuck_recheck},
     {"stuck resolve", "ID", "a person decides", stuck_options, cmd_stuck_resolve},
     {NULL, NULL, NULL, NULL, NULL},
 };

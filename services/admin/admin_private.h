@@ -66,6 +66,7 @@ void admin_redrive(struct rpc_call *call, void *service);
 void admin_discard(struct rpc_call *call, void *service);
 void admin_list_stuck(struct rpc_call *call, void *service);
 void admin_resolve(struct rpc_call *call, void *service);
+void admin_recheck(struct rpc_call *call, void *service);
 void admin_stats(struct rpc_call *call, void *service);
 void admin_get_topic(struct rpc_call *call, void *service);
 void admin_get_producer(struct rpc_call *call, void *service);

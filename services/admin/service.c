@@ -151,6 +151,7 @@ int admin_service_new(struct store *s, const struct limits *l, void (*applied)(v
         METHOD("DiscardDeadLetters", discard_dead_letters, admin_discard),
         METHOD("ListStuck", list_stuck, admin_list_stuck),
         METHOD("ResolveStuck", resolve_stuck, admin_resolve),
+        METHOD("RecheckStuck", recheck_stuck, admin_recheck),
         METHOD("GetTopic", get_topic, admin_get_topic),
         METHOD("DeleteTopic", delete_topic, admin_delete_topic),
         METHOD("DeleteProducer", delete_producer, admin_delete_producer),

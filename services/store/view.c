@@ -442,8 +442,7 @@ static void list_done(struct view_req *req) {
     q->list(q->arg, q->q.code, ok ? q->txs : NULL, ok ? q->n : 0);
 }
 
-/* The first id that is not before `us`: ids carry whole milliseconds. */
-static void floor_of(int64_t us, struct uuid *ret) {
+void view_floor(int64_t us, struct uuid *ret) {
     uuid_v7_floor(MIN((MAX(us, 0) + 999) / 1000, (1ll << 48) - 1), ret);
 }
 
@@ -457,9 +456,9 @@ static int ask_list(struct pg_conn *c, const struct view_filter *f, bool stuck, 
     struct uuid lo = {{0}}, hi;
     memset(&hi, 0xff, sizeof(hi));
     if (f->start_us)
-        floor_of(f->start_us, &lo);
+        view_floor(f->start_us, &lo);
     if (f->end_us)
-        floor_of(f->end_us, &hi);
+        view_floor(f->end_us, &hi);
     if (f->has_before && uuid_cmp(&f->before, &hi) < 0)
         hi = f->before;
     struct pg_params p;

@@ -85,6 +85,18 @@ int view_list(struct pg_conn *c, const struct store *s, const struct view_filter
 /* Undecided and STUCK: the same as view_list with that state. */
 int view_stuck(struct pg_conn *c, const struct view_filter *f, view_list_fn *fn, void *arg) MUSTCHECK;
 
+/* STUCK transactions that meet the filter (producer and times of it) and, unless NULL, are among these ids. */
+struct view_recheck {
+    struct view_filter filter;
+    const struct uuid *ids;
+    size_t ids_n;
+    bool force;                 /* put them back under checks, up to 10,000; else only count */
+    const char *actor, *reason; /* for the audit log; reason NULL = none */
+};
+/* `more`: there are more than those counted. `sample`: up to 10 of them; valid during the callback. */
+typedef void view_recheck_fn(void *arg, int code, int64_t count, bool more, const struct uuid *sample, size_t n);
+int view_recheck(struct pg_conn *c, const struct view_recheck *r, view_recheck_fn *fn, void *arg) MUSTCHECK;
+
 struct view_dead {
     int32_t sub;
     const char *sub_name;

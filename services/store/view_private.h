@@ -30,6 +30,8 @@ int view_end(struct view_req *q) MUSTCHECK;
 /* The three for one statement. */
 int view_ask(struct pg_conn *c, struct view_req *q, const struct pg_stmt *table, const char *name,
              const struct pg_params *p) MUSTCHECK;
+/* The first id that is not before `us`: ids carry whole milliseconds. */
+void view_floor(int64_t us, struct uuid *ret);
 /* A copy that lives as long as the request; "" for NULL. NULL and code -ENOMEM when out of memory. */
 const char *view_text(struct view_req *q, const PGresult *res, int row, int col);
 

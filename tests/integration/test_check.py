@@ -9,6 +9,7 @@ from harness.client import ADMIN, CANCELLED, CHECK, CONFIRMED, PREPARED, RPC, ST
 from harness.ids import uuid7
 from harness.peers import Reply, verdict
 from servers.process import free_port, wait_until
+from txmsg.v1 import admin_service_pb2 as admin_pb2
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +226,60 @@ class TestStuck:
         assert done.returncode == 1 and "DECIDED_OTHERWISE" in done.stderr
         with refused("FAILED_PRECONDITION", "DECIDED_OTHERWISE", origin="ADMIN"):
             (client.cancel if state == CONFIRMED else client.confirm)(stuck)
+
+    def test_rechecked_by_id(self, world, client, endpoint, topic, stuck):
+        """It is asked about again as if nothing had been answered; what is not STUCK is passed over; the act is in the
+        audit log."""
+        other = prepare(client, topic, check_after=60)
+        endpoint.decide(stuck, "UNKNOWN", "COMMITTED")
+        world.ctl("stuck", "recheck", stuck, other, uuid7(), "--reason", "the shop is well again", "--actor", "ann")
+        assert world.wait_state(stuck, CONFIRMED).origin == CHECK
+        assert world.sql("SELECT actor, reason FROM audit WHERE act = 'stuck.recheck' AND object = %s", stuck) == [
+            ("ann", "the shop is well again")]
+        assert not world.sql("SELECT FROM audit WHERE object = %s", other)
+        assert client.get(other).state == PREPARED and not endpoint.got(other)
+        client.cancel(other)
+
+    def test_rechecked_by_filter(self, world, client, endpoint, topic):
+        """Without force only a count and a sample; with it all of the producer, and of nobody else."""
+        world.apply(producers=[producer("twin", endpoint, max_unknowns=1)])
+        mine = [prepare(client, topic, producer="twin") for _ in range(12)]
+        beside = prepare(client, topic)
+        for tx in [*mine, beside]:
+            world.wait_state(tx, STUCK)
+        world.sql("DELETE FROM audit WHERE act = 'stuck.recheck'")
+        answer = world.ctl.json("stuck", "recheck", "--producer", "twin")
+        assert int(answer["count"]) == 12 and set(answer["sample"]) < set(mine) and len(answer["sample"]) == 10
+        assert all(client.get(tx).state == STUCK for tx in mine)
+        for tx in mine:
+            endpoint.decide(tx, "ROLLED_BACK")
+        client.confirm(mine[0])
+        world.ctl("stuck", "recheck", "--producer", "twin", "--force", "--actor", "bob")
+        for tx in mine[1:]:
+            assert world.wait_state(tx, CANCELLED).origin == CHECK
+        assert client.get(mine[0]).state == CONFIRMED and client.get(beside).state == STUCK
+        assert world.sql("SELECT actor, object, after->>'count' FROM audit WHERE act = 'stuck.recheck'") == [
+            ("bob", "twin", "11")]
+        client.cancel(beside)
+
+    def test_recheck_starts_from_nothing(self, world, client, endpoint, topic, stuck):
+        """Two more UNKNOWNs are needed until it is STUCK again."""
+        world.ctl("stuck", "recheck", stuck)
+        wait_until(lambda: len(endpoint.got(stuck)) == 4, 20, "it was asked about twice more")
+        assert world.wait_state(stuck, STUCK).checks.unknowns == 2
+        client.cancel(stuck)
+
+    @pytest.mark.parametrize("words", [(), ("--all", "--producer", "shop"), (uuid7(), "--all")])
+    def test_recheck_of_what(self, world, words):
+        assert world.ctl.run("stuck", "recheck", *words).returncode == 2
+
+    def test_recheck_refuses(self, world, client):
+        for fields, field in (({}, "filter"), ({"transaction_ids": ["x"]}, "transaction_ids[0]"),
+                              ({"transaction_ids": [uuid7()] * 1001}, "transaction_ids"),
+                              ({"transaction_ids": [uuid7()], "reason": "x" * 1025}, "reason")):
+            with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
+                client.admin.RecheckStuck(admin_pb2.RecheckStuckRequest(**fields), timeout=30)
+            assert field in caught.error.fields
 
     def test_only_stuck_ones(self, world, client, topic):
         tx = prepare(client, topic, check_after=60)
