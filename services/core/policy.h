@@ -71,15 +71,22 @@ struct sink_conf {
     } grpc;
 };
 
+/* When a subscription is parked, and how often it is tried then. */
+struct breaker_policy {
+    int failures;                 /* in a row; default 16 */
+    int64_t open_ms, max_open_ms; /* until the first probe, doubled up to the longest; default 1 s and 30 s */
+};
+
 struct sub_conf {
     int32_t id; /* of the store; never used again after deletion */
     const char *name, *topic;
     struct sink_conf sink;
-    struct backoff backoff;        /* default 1 s x2 to 10 min, full jitter */
-    int max_attempts;              /* default 16; of a list its length + 1 */
-    int64_t max_age_ms;            /* since the first failure; default 24 h; of a list 365 d */
-    int concurrency;               /* deliveries in flight per worker; default 256 */
-    int rate;                      /* attempts per second over all workers; 0 = no limit */
+    struct backoff backoff; /* default 1 s x2 to 10 min, full jitter */
+    int max_attempts;       /* default 16; of a list its length + 1 */
+    int64_t max_age_ms;     /* since the first failure; default 24 h; of a list 365 d */
+    int concurrency;        /* deliveries in flight per worker; default 256 */
+    int rate;               /* attempts per second over all workers; 0 = no limit */
+    struct breaker_policy breaker;
     bool paused;                   /* starts nothing */
     const char *dead_letter_topic; /* "" = none; the store publishes to it */
     struct {

@@ -58,8 +58,16 @@ static const struct member sub_members[] = {
     {"dead_letter_topic", MEMBER_TEXT, SUB(dead_letter_topic), .max = 128},
     {"ordering", MEMBER_LATER, .words = only_unordered},
     {"filter", MEMBER_NESTED},
+    {"breaker", MEMBER_NESTED},
     {"state", MEMBER_ABOUT, .max = 64},
     {"create_time", MEMBER_ABOUT, .max = 64},
+    {NULL},
+};
+
+static const struct member breaker_members[] = {
+    {"failures", MEMBER_INT, SUB(breaker.failures), 1, 10000, 16},
+    {"open", MEMBER_MS, SUB(breaker.open_ms), 100, 1 * HOUR, 1 * SECOND},
+    {"max_open", MEMBER_MS, SUB(breaker.max_open_ms), 100, 1 * HOUR, 30 * SECOND},
     {NULL},
 };
 
@@ -416,6 +424,18 @@ static int read_filter(const struct spec *s, const json_t *filter, struct sub_co
     return 0;
 }
 
+static int read_breaker(const struct spec *s, const json_t *obj, struct sub_conf *out) {
+    char max[32], open[32];
+    int r = read_members(s, breaker_members, obj, out);
+
+    if (r == 0 && !member_of(obj, "max_open"))
+        out->breaker.max_open_ms = MAX(out->breaker.max_open_ms, out->breaker.open_ms);
+    if (r == 0 && out->breaker.max_open_ms < out->breaker.open_ms)
+        return err_set(s->e, -EINVAL, "%smax_open is %s, less than open, which is %s", s->path,
+                       print_ms(max, (double)out->breaker.max_open_ms), print_ms(open, (double)out->breaker.open_ms));
+    return r;
+}
+
 /* Growth, a named schedule, or a list; each with defaults of its own. */
 static int read_retry(const struct spec *s, const json_t *retry, struct sub_conf *out) {
     const json_t *schedule = member_of(retry, "schedule"), *list = member_of(retry, "intervals");
@@ -440,7 +460,7 @@ static int read_retry(const struct spec *s, const json_t *retry, struct sub_conf
 }
 
 int spec_sub(const char *name, const json_t *spec, struct arena *a, struct sub_conf *out, struct errmsg *e) {
-    const struct spec top = {a, e, ""}, s = {a, e, "retry."}, f = {a, e, "filter."};
+    const struct spec top = {a, e, ""}, s = {a, e, "retry."}, f = {a, e, "filter."}, b = {a, e, "breaker."};
     const char *topic = text_of(member_of(spec, "topic"));
     struct violation v;
     int r = check_names(&top, name, spec);
@@ -457,6 +477,8 @@ int spec_sub(const char *name, const json_t *spec, struct arena *a, struct sub_c
         r = read_retry(&s, member_of(spec, "retry"), out);
     if (r == 0)
         r = read_filter(&f, member_of(spec, "filter"), out);
+    if (r == 0)
+        r = read_breaker(&b, member_of(spec, "breaker"), out);
     out->paused = false;
     return r < 0 ? r : read_sink(&top, member_of(spec, "sink"), &out->sink);
 }

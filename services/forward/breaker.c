@@ -1,5 +1,5 @@
 /*
- * closed --16 failures in a row--> open --step over--> probing --failure--> open (step doubled)
+ * closed --failures in a row----> open --step over--> probing --failure--> open (step doubled)
  *    ^                                                    |
  *    +---------------- any success -----------------------+
  * Failures of what was under way when it opened change nothing: only the probe moves the step.
@@ -26,21 +26,21 @@ bool breaker_success(struct breaker *b) {
     return was_open;
 }
 
-bool breaker_failure(struct breaker *b, bool probe, uint64_t now_ns) {
-    b->failures = MIN(b->failures + 1, BREAKER_FAILURES);
+bool breaker_failure(struct breaker *b, const struct breaker_policy *p, bool probe, uint64_t now_ns) {
+    b->failures = MIN(b->failures + 1, p->failures);
     if (b->open) {
         if (probe) {
             b->probing = false;
-            b->step_ms = MIN(b->step_ms * 2, (int64_t)BREAKER_MAX_MS);
+            b->step_ms = MIN(b->step_ms * 2, p->max_open_ms);
             b->probe_at_ns = now_ns + (uint64_t)b->step_ms * NS_PER_MS;
         }
         return false;
     }
-    if (b->failures < BREAKER_FAILURES)
+    if (b->failures < p->failures)
         return false;
     b->open = true;
     b->probing = false;
-    b->step_ms = BREAKER_FIRST_MS;
+    b->step_ms = p->open_ms;
     b->probe_at_ns = now_ns + (uint64_t)b->step_ms * NS_PER_MS;
     return true;
 }

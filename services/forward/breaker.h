@@ -1,12 +1,10 @@
 /*
- * The breaker of one subscription in one worker: after 16 failures in a row nothing is started but one probe for every
- * backoff step (1 s, doubled up to 30 s) until something succeeds. Pure logic; the caller brings the time.
+ * The breaker of one subscription in one worker: after so many failures in a row nothing is started but one probe for every
+ * step, doubled up to the longest, until something succeeds. Pure logic; the caller brings the time and the policy.
  */
 #pragma once
 
-#include "base/err.h"
-
-enum { BREAKER_FAILURES = 16, BREAKER_FIRST_MS = 1000, BREAKER_MAX_MS = 30000 };
+#include "core/policy.h"
 
 struct breaker {
     int failures; /* in a row */
@@ -23,4 +21,4 @@ bool breaker_started(struct breaker *b);
 /* The other side works. True if this closed the breaker. */
 bool breaker_success(struct breaker *b);
 /* True if this opened it; with `probe` the step was doubled. */
-bool breaker_failure(struct breaker *b, bool probe, uint64_t now_ns);
+bool breaker_failure(struct breaker *b, const struct breaker_policy *p, bool probe, uint64_t now_ns);

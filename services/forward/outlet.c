@@ -280,9 +280,9 @@ static void judge(struct outlet *o, const struct parcel *p) {
             LOG_INFO("forward", "subscription %s: delivers again", o->conf->name);
         return;
     }
-    if (breaker_failure(&o->breaker, p->probe, now_ns))
-        LOG_WARN("forward", "subscription %s: parked after %d failures in a row: %s", o->conf->name, BREAKER_FAILURES,
-                 p->d.error);
+    if (breaker_failure(&o->breaker, &o->conf->breaker, p->probe, now_ns))
+        LOG_WARN("forward", "subscription %s: parked after %d failures in a row: %s", o->conf->name,
+                 o->conf->breaker.failures, p->d.error);
     if (o->breaker.open && !o->breaker.probing && o->breaker.probe_at_ns > now_ns)
         timer_arm(o->timer, (o->breaker.probe_at_ns - now_ns) / NS_PER_MS + 1);
 }

@@ -3,8 +3,9 @@
 import pytest
 from harness.client import DELIVERY, message, refused
 from harness.ids import uuid7
+from harness.peers import Reply
 from harness.world import subscription
-from servers.process import wait_until
+from servers.process import ServerError, wait_until
 from txmsg.v1 import admin_service_pb2 as admin_pb2
 from txmsg.v1 import topology_pb2
 
@@ -151,3 +152,29 @@ def test_audit_pages(client, world):
     assert found == ["topology.update"] * 3 + ["topology.create"]
     with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
         client.admin.ListAudit(admin_pb2.ListAuditRequest(page_token="x"), timeout=20)
+
+
+def test_breaker_by_policy(world, client):
+    """Two failures in a row park it instead of sixteen: the others wait untried until a probe has succeeded."""
+    sink, topic = world.sink(), world.unique("breaker")
+    sink.reply = Reply(500)
+    world.apply(topics=[topic], producers=["shop"], subscriptions=[subscription(
+        topic, topic, {"http": {"url": sink.url("/")}}, retry={"initial": "1h", "max": "1h"}, concurrency=1,
+        breaker={"failures": 2, "open": "1h", "max_open": "1h"})])
+    ids = [publish(client, topic) for _ in range(20)]
+    workers = world.sql("SELECT count(*) FROM worker")[0][0]
+    wait_until(lambda: f"subscription {topic}: parked after 2 failures" in world.txmsgd.log.read_text(), 20, "it is parked")
+    marker = world.topic(nowhere={"discard": {}})
+    world.wait_delivery(publish(client, marker), f"{marker}-nowhere", DELIVERED)
+    assert len(sink.got()) <= 2 * workers
+    sink.reply = Reply(200)
+    world.apply(subscriptions=[subscription(
+        topic, topic, {"http": {"url": sink.url("/changed")}}, retry={"initial": "1h", "max": "1h"}, concurrency=1)])
+    wait_until(lambda: len({r.headers["ce-id"] for r in sink.got() if r.path == "/changed"}) >= len(ids) - 2 * workers, 30,
+               "those that were not tried are delivered when the sink is another one")
+
+
+def test_breaker_beyond_limits(world):
+    with pytest.raises(ServerError, match="breaker.max_open is 1s, less than open, which is 2s"):
+        world.apply(topics=["b"], subscriptions=[subscription("b", "b", {"discard": {}},
+                                                              breaker={"open": "2s", "max_open": "1s"})])

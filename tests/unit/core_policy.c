@@ -538,6 +538,15 @@ static void test_sub_refusals(void **state) {
         {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"filter\": {\"body\": {}}}",
          "filter.body is not a known member"},
         {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"rate\": 1000001}", "rate is 1000001, the limit is 0..1000000"},
+        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"breaker\": {\"failures\": 0}}",
+         "breaker.failures is 0, the limit is 1..10000"},
+        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"breaker\": {\"open\": \"99ms\"}}",
+         "breaker.open is 99ms, the limit is 100ms..1h"},
+        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"breaker\": {\"open\": \"5s\", \"max_open\": \"1s\"}}",
+         "breaker.max_open is 1s, less than open, which is 5s"},
+        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"breaker\": {\"close\": \"1s\"}}",
+         "breaker.close is not a known member"},
+        {"{\"topic\": \"t\", \"sink\": {\"log\": {}}, \"breaker\": []}", "breaker must be an object"},
     };
 
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)

@@ -154,9 +154,11 @@ static void test_random(void **state) {
 
 /* --- breaker --- */
 
+static const struct breaker_policy standard = {.failures = 16, .open_ms = 1000, .max_open_ms = 30000};
+
 static void failures(struct breaker *b, int n, uint64_t now_ns) {
     for (int i = 0; i < n; i++)
-        breaker_failure(b, false, now_ns);
+        breaker_failure(b, &standard, false, now_ns);
 }
 
 static void test_breaker_opens(void **state) {
@@ -167,7 +169,7 @@ static void test_breaker_opens(void **state) {
     assert_false(breaker_success(&b)); /* was not open */
     failures(&b, 15, 0);               /* in a row only */
     assert_true(breaker_allows(&b, 0));
-    assert_true(breaker_failure(&b, false, 0));
+    assert_true(breaker_failure(&b, &standard, false, 0));
     assert_false(breaker_allows(&b, 999 * NS_PER_MS));
     assert_true(breaker_allows(&b, 1000 * NS_PER_MS));
 }
@@ -184,9 +186,9 @@ static void test_breaker_probes(void **state) {
         assert_true(breaker_allows(&b, now));
         assert_true(breaker_started(&b));
         assert_false(breaker_allows(&b, now + 3600 * NS_PER_S)); /* one at a time */
-        breaker_failure(&b, false, now);                         /* an old one: changes nothing */
+        breaker_failure(&b, &standard, false, now);              /* an old one: changes nothing */
         assert_false(breaker_allows(&b, now + 3600 * NS_PER_S));
-        breaker_failure(&b, true, now);
+        breaker_failure(&b, &standard, true, now);
     }
     now += 30 * NS_PER_S;
     assert_true(breaker_started(&b));
@@ -197,12 +199,35 @@ static void test_breaker_probes(void **state) {
     assert_true(breaker_allows(&b, now));
 }
 
+/* Two failures open it for 100 ms, then 200, then never longer than 250. */
+static void test_breaker_by_policy(void **state) {
+    const struct breaker_policy p = {.failures = 2, .open_ms = 100, .max_open_ms = 250};
+    const uint64_t steps_ms[] = {100, 200, 250, 250};
+    struct breaker b = {0};
+    uint64_t now = 0;
+
+    assert_false(breaker_failure(&b, &p, false, now));
+    assert_true(breaker_failure(&b, &p, false, now));
+    for (size_t i = 0; i < ARRAY_LEN(steps_ms); i++) {
+        now += steps_ms[i] * NS_PER_MS;
+        assert_false(breaker_allows(&b, now - 1));
+        assert_true(breaker_allows(&b, now));
+        assert_true(breaker_started(&b));
+        breaker_failure(&b, &p, true, now);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_in_order),      cmocka_unit_test(test_out_of_order),
-        cmocka_unit_test(test_spill_stops),   cmocka_unit_test(test_bound_and_growth),
-        cmocka_unit_test(test_limits),        cmocka_unit_test(test_random),
-        cmocka_unit_test(test_breaker_opens), cmocka_unit_test(test_breaker_probes),
+        cmocka_unit_test(test_in_order),
+        cmocka_unit_test(test_out_of_order),
+        cmocka_unit_test(test_spill_stops),
+        cmocka_unit_test(test_bound_and_growth),
+        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_breaker_opens),
+        cmocka_unit_test(test_breaker_probes),
+        cmocka_unit_test(test_breaker_by_policy),
     };
     return cmocka_run_group_tests_name("forward_window", tests, NULL, NULL);
 }
