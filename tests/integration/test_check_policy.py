@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from harness.checks import CheckServer
-from harness.client import CANCELLED, CHECK, CONFIRMED, PREPARED, message, prepare_request, result_state
+from harness.client import CANCELLED, CHECK, CONFIRMED, PREPARED, message, prepare_request
 from harness.ids import uuid7
 from harness.peers import verdict
 from harness.pull import Puller, answer_to
@@ -281,8 +281,8 @@ def test_hundred_thousand_undecided_are_no_storm(world, client, topic):
     beside = producer(world, other.url("/check"))
     before = memory(world.txmsgd.process.pid)[0]
     for _ in range(FLOOD // 1000):
-        results = client.batch([prepare_request([message(topic, b"")], producer=name, tx=uuid7()) for _ in range(1000)])
-        assert all(result_state(r) == PREPARED for r in results)
+        requests = [prepare_request([message(topic, b"")], producer=name, tx=uuid7()) for _ in range(1000)]
+        wait_until(lambda: all(r.status.state == PREPARED for r in client.batch(requests)), 60, "a thousand are stored")
     wait_until(lambda: world.sql("SELECT count(*) FROM check_due WHERE producer = %s", name)[0][0] == FLOOD, 120,
                "all of them are found")
     for _ in range(5):

@@ -201,7 +201,7 @@ def test_exit_codes_are_those_of_the_page(world):
 
 def test_config_words_of_the_daemon(world, tmp_path):
     config = tmp_path / "config.yaml"
-    config.write_text("dsn: host=h password=secret\nworkers: 2\n")
+    config.write_text("dsn: host=h password=sw0rdfish\nworkers: 2\n")
     env = clean_environment({"TXMSG_DRAIN": "7s"})
 
     def run(*args):
@@ -211,7 +211,7 @@ def test_config_words_of_the_daemon(world, tmp_path):
     assert (done.returncode, done.stderr) == (0, "") and done.stdout
     done = run("config", "show", "--config", config, "--log.level=debug")
     lines = dict(line.split(" = ", 1) for line in done.stdout.splitlines())
-    assert done.returncode == 0 and "secret" not in done.stdout
+    assert done.returncode == 0 and "sw0rdfish" not in done.stdout
     assert lines["dsn"].endswith("(file)") and lines["workers"].startswith("2 ") and lines["workers"].endswith("(file)")
     assert lines["drain"].startswith("7s") and lines["drain"].endswith("(environment)")
     assert lines["log.level"].endswith("(command line)") and lines["lane.batch"].endswith("(default)")

@@ -44,9 +44,13 @@ def do(client, act, *args, **more):
     return call(request_of(act, *args, **more), timeout=20)
 
 
+def counters(world, name):
+    return {s["subscription"]: {c: int(s.get(c, 0)) for c in COUNTS} for s in world.ctl.json("stats")["subscriptions"]}[name]
+
+
 def stats(world, name):
-    """What the counters say of a subscription, and what the tables say; both must be the same."""
-    said = {s["subscription"]: {c: int(s.get(c, 0)) for c in COUNTS} for s in world.ctl.json("stats")["subscriptions"]}[name]
+    """What the counters say of a subscription, and what the tables say; both must be the same. For when nothing is under way."""
+    said = counters(world, name)
     (confirmed, letters, discards, open_), = world.sql("""
         SELECT (SELECT count(*) FROM message m JOIN decision d USING (tx) WHERE d.verdict = 1 AND m.topic = s.spec->>'topic'),
                (SELECT count(*) FROM dead_letter x WHERE x.sub = s.id), (SELECT count(*) FROM discarded x WHERE x.sub = s.id),
@@ -99,7 +103,7 @@ def test_by_each_filter(world, client, place, act):
         assert do(client, act, **filters).count == count, filters
     assert not world.sql("SELECT 1 FROM dead_letter WHERE topic = %s", topic)
     for name in (topic, f"{other}-a", f"{other}-b"):
-        wait_until(lambda name=name: stats(world, name), 10, f"{name} is counted")
+        wait_until(lambda name=name: counters(world, name), 10, f"{name} is counted")
 
 
 def test_pieces_at_a_rate(world, client, place):
@@ -113,7 +117,7 @@ def test_pieces_at_a_rate(world, client, place):
     assert time.monotonic() - began >= 2
     sizes = [after["count"] for after, in world.sql("SELECT after FROM audit WHERE act = 'dead.redrive' AND object = %s ORDER BY id", topic)]
     assert sizes == [20, 20, 10]
-    wait_until(lambda: stats(world, topic)["delivered"] == 50, 30, "all are delivered")
+    wait_until(lambda: counters(world, topic)["delivered"] == 50, 30, "all are delivered")
     for rate in (-1, 10001):
         with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
             do(client, "redrive", subscription=topic, rate=rate)
@@ -127,7 +131,7 @@ def test_a_long_act_says_that_there_is_more(world, client, place):
     assert call.more and 10 <= call.count < 40
     again = do(client, "redrive", subscription=topic, rate=1000, end_time=call.act_time)
     assert (call.count + again.count, again.more) == (40, False)
-    wait_until(lambda: stats(world, topic)["dead"] == 40, 30, "all died again")
+    wait_until(lambda: counters(world, topic)["dead"] == 40, 30, "all died again")
     assert do(client, "redrive", subscription=topic, force=False, end_time=call.act_time).count == 0
 
 
@@ -141,7 +145,8 @@ def test_what_was_done_stays_done(world, client, place):
     call.cancel()
     world.txmsgd.kill()
     world.txmsgd.start()
-    said = wait_until(lambda: stats(world, topic), 20, "it is back")
+    wait_until(lambda: counters(world, topic), 20, "it is back")
+    said = stats(world, topic)
     assert said["discarded"] == done() and said["dead"] == 30 - said["discarded"]
     assert 10 <= said["discarded"] < 30
 
@@ -171,7 +176,7 @@ def test_two_replicas_share_the_work(world, place):
             t.join()
         redriven, discarded = counts[0, "redrive"] + counts[1, "redrive"], counts[0, "discard"] + counts[1, "discard"]
         assert redriven + discarded == len(ids) and redriven and discarded, counts
-        wait_until(lambda: stats(world, topic)["in_flight"] == 0, 30, "all is delivered")
+        wait_until(lambda: counters(world, topic)["in_flight"] == 0, 30, "all is delivered")
         assert stats(world, topic) == {"delivered": redriven, "dead": 0, "discarded": discarded, "in_flight": 0}
         assert sum(len(sink.of(tx)) == 2 for tx in ids) == redriven
     finally:
@@ -200,6 +205,6 @@ def test_by_command_line(world, place):
     result = world.ctl.run("dead", "redrive", "--subscription", topic, "--force", "--rate", "3", "--reason", "back")
     assert result.returncode == 0 and "24 dead letters are delivered again" in result.stdout
     assert "delivered again, going on" in result.stderr, "it says how far it is"
-    wait_until(lambda: stats(world, topic) == {"delivered": 24, "dead": 0, "discarded": 1, "in_flight": 0}, 20, "all is settled")
+    wait_until(lambda: counters(world, topic) == {"delivered": 24, "dead": 0, "discarded": 1, "in_flight": 0}, 20, "all is settled")
     assert world.ctl.run("dead", "discard", "--force", "--reason", "x").returncode == 2, "no filter and no name is no wish"
     assert world.ctl.run("dead", "redrive", "--all", "--rate", "many").returncode == 2

@@ -1,6 +1,5 @@
 """gRPC deliveries: what a request looks like, what the answers mean, when it is tried again and where."""
 
-import json
 import threading
 import time
 
@@ -293,5 +292,5 @@ def test_shown_and_exported(world, serve):
     topic = subscribe(world, "grpc://127.0.0.1:1", "grpc://127.0.0.1:2")
     row = next(line for line in world.ctl("subscriptions").splitlines() if line.startswith(f"{topic} "))
     assert row.endswith("grpc grpc://127.0.0.1:1, ...")
-    shown, = [s for s in json.loads(world.ctl("export"))["subscriptions"] if s["name"] == topic]
+    shown, = [s for s in world.ctl.json("export")["topology"]["subscriptions"] if s["name"] == topic]
     assert shown["sink"] == {"grpc": {"endpoints": ["grpc://127.0.0.1:1", "grpc://127.0.0.1:2"], "timeout": "2s"}}

@@ -102,8 +102,7 @@ def test_request_over_the_receive_limit(client, topic):
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-@pytest.mark.parametrize("path", ["/txmsg.v1.MessageService/Watch", "/txmsg.v1.MessageService/NoSuchMethod",
-                                  "/txmsg.v1.NoSuchService/Prepare", "/x"])
+@pytest.mark.parametrize("path", ["/txmsg.v1.MessageService/NoSuchMethod", "/txmsg.v1.NoSuchService/Prepare", "/x"])
 def test_unimplemented(client, path):
     with pytest.raises(grpc.RpcError) as caught:
         client.raw(path, b"")
