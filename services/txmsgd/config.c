@@ -1,8 +1,11 @@
 /* The option table. One row is the whole truth about an option: parsing, bounds, default and the printed reference. */
 #include "txmsgd/config.h"
 
+#include "webclient/guard.h"
+
 #include "base/log.h"
 
+#define WEB_ALLOW "127.0.0.0/8,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,fc00::/7"
 #define O(name, type, def, min, max, member, help)                                                                     \
     { name, type, def, min, max, false, help, offsetof(struct config, member), false }
 /* Read again on SIGHUP: the main thread alone may look at it. */
@@ -109,6 +112,11 @@ const struct conf_option config_options[] = {
     O("forward.grpc_in_flight", CONF_INT, "4096", 1, 65536, forward_grpc, "gRPC deliveries under way, of all workers."),
     O("web.in_flight", CONF_INT, "1024", 1, 16384, web_in_flight, "HTTP requests under way, per worker."),
     O("web.idle", CONF_INT, "256", 1, 16384, web_idle, "HTTP connections kept alive, per worker."),
+    O("web.allow", CONF_STR, WEB_ALLOW, 0, 0, web_allow,
+      "Loopback and private networks that check endpoints and HTTP consumers may be in, as a list of networks. Empty: "
+      "none."
+      " Looked at with each connection, whatever the name was before. Public addresses are allowed; link-local ones and"
+      " those of cloud metadata never are."),
     O("web.response_size", CONF_SIZE, "64KiB", 256, 16777216, web_response,
       "Largest response of a consumer or check endpoint."),
     O("alerts.url", CONF_STR, NULL, 0, 0, alert_url,
@@ -143,6 +151,10 @@ int config_check(const struct config *c, struct errmsg *e) {
                            "%s is reachable from outside and this version has no credentials; put a proxy in front,"
                            " or say `insecure: true`",
                            listens[i]);
+    struct guard guard;
+    struct errmsg why = ERRMSG_NULL;
+    if (guard_parse(c->web_allow, &guard, &why) < 0)
+        return err_set(e, -EINVAL, "web.allow: %s", why.text);
     if (c->limit_body > c->limit_transaction)
         return err_set(e, -EINVAL, "limits.body is larger than limits.transaction");
     if (c->limit_transaction + 65536 > c->grpc_receive)

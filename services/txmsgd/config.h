@@ -5,7 +5,7 @@
 #include "core/limits.h"
 
 struct config {
-    char *dsn, *grpc_listen, *http_listen, *log_level;
+    char *dsn, *grpc_listen, *http_listen, *log_level, *web_allow;
     bool insecure;
     int64_t workers, grpc_threads, grpc_slots, grpc_receive, grpc_streams, grpc_deadline_ms;
     int64_t grpc_connections, grpc_calls, grpc_memory, grpc_reply_ms, grpc_handshake_ms, grpc_idle_ms,

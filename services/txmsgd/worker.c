@@ -301,8 +301,10 @@ int worker_new(const struct config *c, struct store *s, struct message_service *
     list_init(&w->adopted);
     char name[16];
     snprintf(name, sizeof(name), "worker-%d", index);
-    const struct webclient_options web = {
+    struct webclient_options web = {
         .max_in_flight = (int)c->web_in_flight, .max_idle = (int)c->web_idle, .response_bytes = c->web_response};
+    int guarded = guard_parse(c->web_allow, &web.guard, NULL);
+    ASSERT(guarded == 0); /* config_check() has read it */
     const struct forward_options fwd = {.tail_bytes = c->forward_tail,
                                         .read_bytes = c->forward_read,
                                         .window = (int)c->forward_window,

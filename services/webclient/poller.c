@@ -133,10 +133,18 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *un
 }
 
 static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *a) {
-    struct poller *p = arg;
+    struct poller_user *u = arg;
+    struct poller *p = u->poller;
+    char text[GUARD_TEXT];
 
     if (purpose != CURLSOCKTYPE_IPCXN)
         return CURL_SOCKET_BAD;
+    const char *why = guard_refuses(p->guard, &a->addr);
+    if (why) {
+        guard_print(&a->addr, text);
+        snprintf(u->refused, sizeof(u->refused), "address %s is %s: not allowed", text, why);
+        return CURL_SOCKET_BAD;
+    }
     int fd = socket(a->family, a->socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->protocol);
     if (fd < 0)
         return CURL_SOCKET_BAD;
@@ -160,9 +168,10 @@ static int close_socket(void *arg, curl_socket_t fd) {
     return close(fd);
 }
 
-CURLcode poller_adopt(struct poller *p, CURL *easy) {
+CURLcode poller_adopt(struct poller *p, CURL *easy, struct poller_user *u) {
+    *u = (struct poller_user){.poller = p};
     CURLcode r = curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
-    r = r ? r : curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, p);
+    r = r ? r : curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, u);
     r = r ? r : curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
     return r ? r : curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, p);
 }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "loop/loop.h"
+#include "webclient/guard.h"
 
 #include <curl/curl.h>
 
@@ -12,6 +13,7 @@ struct poller_sock;
 struct poller {
     struct loop *loop;
     CURLM *multi;
+    const struct guard *guard;
     void (*worked)(void *arg); /* libcurl had its turn: transfers may have ended */
     void *arg;
     struct timer *timer;
@@ -24,5 +26,10 @@ struct poller {
 int poller_open(struct poller *p, struct loop *l, CURLM *multi, void (*worked)(void *arg), void *arg) MUSTCHECK;
 /* After curl_multi_cleanup(). May be called after a failed open. */
 void poller_close(struct poller *p);
-/* Sockets of this easy handle are opened and closed through the poller. */
-CURLcode poller_adopt(struct poller *p, CURL *easy) MUSTCHECK;
+/* What a socket is opened for. */
+struct poller_user {
+    struct poller *poller;
+    char refused[128]; /* why an address was not connected to; "" = none was */
+};
+/* Sockets of this easy handle are opened and closed through the poller; `u` outlives the handle. */
+CURLcode poller_adopt(struct poller *p, CURL *easy, struct poller_user *u) MUSTCHECK;

@@ -127,7 +127,7 @@ int transfer_init(struct transfer *t, struct poller *p, int64_t response_bytes) 
     CURLcode r = set_rules(t->easy);
     r = r ? r : set_callbacks(t);
     r = r ? r : curl_easy_setopt(t->easy, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)response_bytes);
-    r = r ? r : poller_adopt(p, t->easy);
+    r = r ? r : poller_adopt(p, t->easy, &t->user);
     return r == CURLE_OK ? 0 : r == CURLE_OUT_OF_MEMORY ? -ENOMEM : -ENOSYS;
 }
 
@@ -297,6 +297,8 @@ void transfer_response(const struct transfer *t, CURLcode code, struct web_respo
         ret->error = "response too large";
     } else if (t->sends > 1) {
         ret->error = "connection closed before an answer";
+    } else if (t->sends == 0 && t->user.refused[0]) {
+        ret->error = t->user.refused;
     } else {
         ret->error = t->error[0] ? t->error : curl_easy_strerror(code);
     }
@@ -320,5 +322,5 @@ void transfer_reset(struct transfer *t) {
     t->head_bytes = 0;
     t->retry_after.text[0] = t->date.text[0] = 0;
     t->too_large = false;
-    t->error[0] = 0;
+    t->error[0] = t->user.refused[0] = 0;
 }

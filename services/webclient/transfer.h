@@ -14,6 +14,7 @@ struct transfer_line {
 
 struct transfer {
     CURL *easy;
+    struct poller_user user;
     /* the request */
     struct buf url, body, lines;
     struct curl_slist *nodes; /* over `lines`; libcurl only reads them */

@@ -163,6 +163,7 @@ int webclient_new(struct loop *l, const struct webclient_options *o, struct webc
         destroy(w);
         return r;
     }
+    w->poller.guard = &w->o.guard;
     curl_multi_setopt(w->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
     curl_multi_setopt(w->multi, CURLMOPT_MAX_HOST_CONNECTIONS, (long)w->o.max_in_flight);
     curl_multi_setopt(w->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long)w->o.max_in_flight + w->o.max_idle);

@@ -2,19 +2,21 @@
  * HTTP requests from a worker's loop (libcurl multi behind), for check-back and for the HTTP sink.
  *
  * Hard limits on everything that a foreign server controls: connect time, whole time, response size, no redirects,
- * only http and https, no proxies from the environment. A server that answers garbage, hangs, drips or floods costs
+ * only http and https, no proxies from the environment; and the address of every connection is judged as it is opened (guard.h). A server that answers garbage, hangs, drips or floods costs
  * one slot until its timeout. Connections are kept alive and reused; nothing blocks. @thread of the loop
  */
 #pragma once
 
 #include "base/bytes.h"
 #include "loop/loop.h"
+#include "webclient/guard.h"
 
 struct webclient;
 struct webclient_options {
     int max_in_flight;      /* of the whole client; default 1024 */
     int max_idle;           /* connections kept alive; default 256 */
     int64_t response_bytes; /* largest body kept; a longer one is an error; default 64 KiB */
+    struct guard guard;     /* loopback and private networks that may be connected to; default none */
 };
 int webclient_new(struct loop *l, const struct webclient_options *o, struct webclient **ret) MUSTCHECK;
 void webclient_free(struct webclient *w); /* requests under way end without callback. NULL allowed */

@@ -214,12 +214,16 @@ static struct {
     bool open;
 } gate = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, false};
 
+static int rebinds; /* lookups of rebind.test; one at a time */
+
 typedef int lookup_fn(const char *, const char *, const struct addrinfo *, struct addrinfo **);
 
 __attribute__((visibility("default"))) int getaddrinfo(const char *name, const char *service,
                                                        const struct addrinfo *hints, struct addrinfo **ret) {
     lookup_fn *real = (lookup_fn *)dlsym(RTLD_NEXT, "getaddrinfo");
 
+    if (name && !strcmp(name, "rebind.test")) /* another address each time */
+        return real(rebinds++ ? "169.254.169.254" : "127.0.0.1", service, hints, ret);
     if (!name || strcmp(name, "slow.test") != 0)
         return real(name, service, hints, ret);
     pthread_mutex_lock(&gate.lock);
@@ -305,8 +309,9 @@ static struct outcome *ask(const char *path, int64_t timeout_ms) {
 }
 
 static int setup(void **state) {
-    const struct webclient_options o = {.max_in_flight = 40, .max_idle = 4, .response_bytes = 1000};
+    struct webclient_options o = {.max_in_flight = 40, .max_idle = 4, .response_bytes = 1000};
 
+    assert_int_equal(guard_parse("127.0.0.0/8, ::1", &o.guard, NULL), 0);
     memset(&t, 0, sizeof(t));
     server_start();
     assert_int_equal(loop_new("test", &t.loop), 0);
@@ -589,16 +594,77 @@ static void test_free_unused(void **state) {
     webclient_free(NULL);
 }
 
+/* A new client, so that nothing of the one before is kept: neither its connections nor its names. */
+static struct outcome *ask_anew(const char *allow, const char *url) {
+    struct webclient_options o = {.response_bytes = 1000};
+
+    webclient_free(t.web);
+    loop_free(t.loop);
+    memset(&t, 0, sizeof(t));
+    assert_int_equal(guard_parse(allow, &o.guard, NULL), 0);
+    assert_int_equal(loop_new("test", &t.loop), 0);
+    assert_int_equal(webclient_new(t.loop, &o, &t.web), 0);
+    assert_int_equal(post_url(0, url, BYTES_LIT("{}"), 10000, NULL, NULL), 0);
+    run();
+    assert_int_equal(t.out[0].count, 1);
+    return &t.out[0];
+}
+
+/* Refused before a byte is sent, with the address and why, whatever it is written like. */
+static void test_refused_addresses(void **state) {
+    static const struct {
+        const char *allow, *host, *error;
+    } cases[] = {
+        {"", "127.0.0.1", "address 127.0.0.1 is loopback: not allowed"},
+        {"", "2130706433", "address 127.0.0.1 is loopback: not allowed"},
+        {"", "0x7f.1", "address 127.0.0.1 is loopback: not allowed"},
+        {"", "[::ffff:127.0.0.1]", "address ::ffff:127.0.0.1 is loopback: not allowed"},
+        {"10.0.0.0/8", "127.0.0.1", "address 127.0.0.1 is loopback: not allowed"},
+        {"127.0.0.0/8,0.0.0.0/0,::/0", "169.254.169.254", "address 169.254.169.254 is link-local: not allowed"},
+        {"127.0.0.0/8,0.0.0.0/0,::/0", "0.0.0.0", "address 0.0.0.0 is of this network: not allowed"},
+        {"127.0.0.0/8,0.0.0.0/0,::/0", "[::ffff:169.254.169.254]",
+         "address ::ffff:169.254.169.254 is link-local: not allowed"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        char url[128];
+        snprintf(url, sizeof(url), "http://%s:%d/ok", cases[i].host, server.port);
+        struct outcome *o = ask_anew(cases[i].allow, url);
+        assert_int_equal(o->resp.result, WEB_UNREACHABLE);
+        assert_string_equal(o->error, cases[i].error);
+        assert_int_equal(server.requests, 0);
+    }
+}
+
+/* The name is good when it is first looked up, and elsewhere the next time: it is the address that counts. */
+static void test_rebinding(void **state) {
+    char url[128];
+
+    rebinds = 0;
+    snprintf(url, sizeof(url), "http://rebind.test:%d/ok", server.port);
+    assert_int_equal(ask_anew("127.0.0.0/8", url)->resp.status, 200);
+    struct outcome *o = ask_anew("127.0.0.0/8", url);
+    assert_int_equal(o->resp.result, WEB_UNREACHABLE);
+    assert_string_equal(o->error, "address 169.254.169.254 is link-local: not allowed");
+    assert_int_equal(rebinds, 2);
+}
+
 int main(void) {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_answered),    T(test_request),       T(test_no_content), T(test_refused_requests),
-        T(test_garbage),     T(test_status_line),   T(test_cut),        T(test_closed),
-        T(test_hang),        T(test_drip),          T(test_flood),      T(test_flood_length),
-        T(test_flood_head),  T(test_flood_100),     T(test_redirect),   T(test_retry_after),
-        T(test_unreachable), T(test_slow_name),     T(test_keep_alive), T(test_many),
-        T(test_sent_once),   T(test_max_in_flight), T(test_cancel),     T(test_free_in_callback),
-        T(test_free_unused),
+        T(test_answered),    T(test_request),
+        T(test_no_content),  T(test_refused_requests),
+        T(test_garbage),     T(test_status_line),
+        T(test_cut),         T(test_closed),
+        T(test_hang),        T(test_drip),
+        T(test_flood),       T(test_flood_length),
+        T(test_flood_head),  T(test_flood_100),
+        T(test_redirect),    T(test_retry_after),
+        T(test_unreachable), T(test_slow_name),
+        T(test_keep_alive),  T(test_many),
+        T(test_sent_once),   T(test_max_in_flight),
+        T(test_cancel),      T(test_free_in_callback),
+        T(test_free_unused), T(test_refused_addresses),
+        T(test_rebinding),
     };
     /* A proxy of the environment must not matter. */
     setenv("http_proxy", "http://127.0.0.1:1", 1);
