@@ -5,7 +5,7 @@
 
 #include "base/log.h"
 
-#define WEB_ALLOW "127.0.0.0/8,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,fc00::/7"
+#define WEB_ALLOW "127.0.0.0/8, ::1, 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, fc00::/7"
 #define O(name, type, def, min, max, member, help)                                                                     \
     { name, type, def, min, max, false, help, offsetof(struct config, member), false }
 /* Read again on SIGHUP: the main thread alone may look at it. */

@@ -127,8 +127,8 @@ def test_a_long_act_says_that_there_is_more(world, client, place):
     """A call answers in time and tells to go on; who goes on with act_time does not take again what died again."""
     topic, _ = place # it goes on refusing
     dead(world, topic, 40)
-    call = client.admin.RedriveDeadLetters(request_of("redrive", subscription=topic, rate=10), timeout=3)
-    assert call.more and 10 <= call.count < 40
+    call = client.admin.RedriveDeadLetters(request_of("redrive", subscription=topic, rate=5), timeout=30)
+    assert call.more and 5 <= call.count < 40
     again = do(client, "redrive", subscription=topic, rate=1000, end_time=call.act_time)
     assert (call.count + again.count, again.more) == (40, False)
     wait_until(lambda: counters(world, topic)["dead"] == 40, 30, "all died again")
