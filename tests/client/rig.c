@@ -17,7 +17,7 @@ PGconn *rig_connect(void) {
     return db;
 }
 
-static PGresult *run(PGconn *db, const char *fmt, va_list ap) {
+PRINTF_LIKE(2, 0) static PGresult *run(PGconn *db, const char *fmt, va_list ap) {
     char sql[1000];
 
     vsnprintf(sql, sizeof(sql), fmt, ap);
