@@ -34,10 +34,12 @@ static void ack(struct rpc_call *c, void *arg) {
 }
 
 static void handle(struct rpc_call *c, void *user) {
-    if (atomic_load(&keep))
-        kept[atomic_fetch_add(&kept_n, 1)] = c;
-    else
+    if (atomic_load(&keep)) {
+        kept[atomic_load(&kept_n)] = c; /* there before it counts */
+        atomic_fetch_add(&kept_n, 1);
+    } else {
         ack(c, NULL);
+    }
 }
 
 static void on_done(void *arg, struct delivery *x) {
