@@ -76,13 +76,13 @@ class Demo:
         consumers = make_directory(self.base / "consumers")
         self.record_files = {"HTTP consumer": consumers / "http.sqlite", "RabbitMQ consumer": consumers / "rabbitmq.sqlite"}
         generated = stubs.generate(self.base / "stubs")
-        self.program("consumer_http.py", "--records", self.record_files["HTTP consumer"], "--port", self.hook_port,
-                     CONSUMER_SECRET=self.hook_secret)
+        hook = self.program("consumer_http.py", "--records", self.record_files["HTTP consumer"], "--port", self.hook_port,
+                            CONSUMER_SECRET=self.hook_secret)
         rabbitmq = self.program("consumer_rabbitmq.py", "--records", self.record_files["RabbitMQ consumer"],
                                 "--queue", "orders", AMQP_URL=self.rabbit.url())
         shop = self.program("producer.py", "--dsn", self.postgres.dsn("shop"), "--txmsg", self.txmsgd.grpc,
                             "--stubs", generated, "--port", self.shop_port, SHOP_CHECK_SECRET=self.shop_secret)
-        wait_until(lambda: connects(self.hook_port), 20, "the HTTP consumer listens")
+        wait_until(lambda: connects(self.hook_port), 20, "the HTTP consumer listens", alive=hook.check_alive)
         wait_until(lambda: "queue orders" in rabbitmq.tail(), 20, "the RabbitMQ consumer listens",
                    alive=rabbitmq.check_alive)
         wait_until(lambda: connects(self.shop_port), 20, "the shop listens", alive=shop.check_alive)

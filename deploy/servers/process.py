@@ -5,6 +5,7 @@ import ctypes
 import os
 import pathlib
 import pwd
+import random
 import secrets
 import signal
 import socket
@@ -35,10 +36,15 @@ def wait_until(condition, timeout, what, interval=0.02, alive=None):
 
 
 def free_port():
-    """A TCP port of the loopback address that was free a moment ago."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A free TCP port of the loopback address, below the range that the system gives away: nobody else gets it before its server is
+    started, or while that is started again."""
+    while True:
+        port = random.SystemRandom().randrange(12000, 32000)
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                s.bind(("127.0.0.1", port))
+                return port
 
 
 def service_user(name):

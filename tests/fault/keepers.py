@@ -3,8 +3,6 @@ it ends. (A child process is told to end when the *thread* that started it does;
 
 import contextlib
 import queue
-import random
-import socket
 import threading
 import time
 
@@ -12,17 +10,6 @@ import psycopg2
 from servers.process import ServerError, wait_until
 
 ORDERLY = 1 # the exit code of a daemon that could not start: it says why and wants to be started again
-
-
-def stable_port():
-    """A free port below the range that outgoing connections take theirs from: the server keeps it over restarts."""
-    while True:
-        port = random.SystemRandom().randrange(12000, 32000)
-        with socket.socket() as s:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                s.bind(("127.0.0.1", port))
-                return port
 
 
 class Keeper(threading.Thread):

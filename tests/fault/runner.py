@@ -15,14 +15,14 @@ import time
 import pika
 from harness import BUILD, TOP
 from servers.postgres import Postgres
-from servers.process import ServerError, base_directory, wait_until
+from servers.process import ServerError, base_directory, free_port, wait_until
 from servers.rabbit import Rabbit
 from servers.txmsgd import Ctl, Txmsgd
 
 from . import checker, content, report
 from .disk import Disk
 from .history import Recorder
-from .keepers import Broker, Database, Replica, stable_port
+from .keepers import Broker, Database, Replica
 from .nemesis import Nemesis, schedule
 from .tables import Tables
 
@@ -154,7 +154,7 @@ class Run:
 
     def start(self):
         postgres = Postgres(self.base / "postgres", POSTGRES)
-        postgres.port = stable_port()
+        postgres.port = free_port()
         self.closing.callback(postgres.close)
         postgres.start()
         self.dsn = postgres.create_database("fault")
@@ -162,12 +162,12 @@ class Run:
         self.tables = Tables(self.dsn)
         self.database = Database(postgres, "fault", self.history, self.disk)
         rabbit = Rabbit(self.base / "rabbitmq")
-        rabbit.port = stable_port()
+        rabbit.port = free_port()
         self.closing.callback(rabbit.close)
         self.broker = Broker(rabbit.start(), self.history)
         self._queues(rabbit.url())
-        port = stable_port()
-        self.targets = [f"127.0.0.1:{stable_port()}" for _ in range(self.o.replicas)]
+        port = free_port()
+        self.targets = [f"127.0.0.1:{free_port()}" for _ in range(self.o.replicas)]
         self.peers = Child("peers", "fault.peers", {"seed": self.o.seed, "directory": str(self.directory), "port": port,
                                                     "rabbit": rabbit.url(), "dead_sink": self.o.dead_sink, "targets": self.targets}, self.directory)
         self.closing.callback(self.peers.close)
@@ -190,7 +190,7 @@ class Run:
                    **dict(item.split("=", 1) for item in self.o.set)}
         for i in range(self.o.replicas):
             daemon = Txmsgd(self.o.build, self.directory, self.dsn, {
-                **options, "grpc.listen": self.targets[i], "http.listen": f"127.0.0.1:{stable_port()}"}, f"replica{i}")
+                **options, "grpc.listen": self.targets[i], "http.listen": f"127.0.0.1:{free_port()}"}, f"replica{i}")
             self.closing.callback(daemon.kill)
             self.replicas.append(Replica(daemon, self.history))
         for keeper in self.keepers():
