@@ -1,6 +1,8 @@
 /* completion, man: written from the tables in commands.c. */
 #include "txmsgctl/ctl.h"
 
+#include "base/roff.h"
+
 #define EACH_COMMAND(c)                                                                                                \
     for (const struct ctl_command *const *t_ = ctl_tables; *t_; t_++)                                                  \
         for (const struct ctl_command *c = *t_; c->words; c++)
@@ -177,42 +179,28 @@ static int cmd_completion(struct ctl *c) {
 
 /* --- the man page --- */
 
-/* Text of a line: a minus is a minus, and nothing is a request. */
-static void roff(const char *s) {
-    if (*s == '.' || *s == '\'')
-        fputs("\\&", stdout);
-    for (; *s; s++) {
-        if (*s == '-')
-            fputs("\\-", stdout);
-        else if (*s == '\\')
-            fputs("\\e", stdout);
-        else
-            putchar(*s);
-    }
-}
-
 static void roff_option(const struct ctl_option *o) {
     printf(".TP\n.B ");
-    roff(o->name);
+    roff_text(o->name);
     if (o->value_name) {
         printf(" \\fI");
-        roff(o->value_name);
+        roff_text(o->value_name);
         printf("\\fR");
     }
     putchar('\n');
-    roff(o->help);
+    roff_text(o->help);
     putchar('\n');
 }
 
 static void roff_command(const struct ctl_command *c) {
     printf(".SS \"");
-    roff(c->words);
+    roff_text(c->words);
     if (*c->operands) {
         putchar(' ');
-        roff(c->operands);
+        roff_text(c->operands);
     }
     printf("\"\n");
-    roff(c->help);
+    roff_text(c->help);
     putchar('\n');
     EACH_OPTION(o, c->options)
     roff_option(o);
@@ -237,7 +225,7 @@ static int cmd_man(struct ctl *c) {
     puts(".SH EXIT STATUS");
     for (const struct ctl_exit *e = ctl_exits; e->text; e++) {
         printf(".TP\n.B %d\n", e->code);
-        roff(e->text);
+        roff_text(e->text);
         putchar('\n');
     }
     puts(".SH ENVIRONMENT\n"

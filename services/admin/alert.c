@@ -37,7 +37,8 @@ static void rest(struct alerter *a) {
 
 static void claim(struct alerter *a);
 
-static void on_ended(void *arg, int code) {
+/* A step is done: the next notice that is due, if there is one. */
+static void go_on(void *arg, int code) {
     struct alerter *a = arg;
     a->asking = false;
     if (code == 0 && !a->freed)
@@ -53,8 +54,8 @@ static void end(struct alerter *a, const char *error) {
     metric_add(error ? a->failed : a->told, 1);
     if (error)
         LOG_WARN("admin", "alerts.url: %s; %s", error, given_up ? "given up" : "tried again");
-    a->asking = alert_end(a->conn, &a->alert, !error || given_up, error && !given_up ? again_ms : a->o.digest_ms,
-                          on_ended, a) == 0;
+    a->asking = alert_end(a->conn, &a->alert, !error || given_up, error && !given_up ? again_ms : a->o.digest_ms, go_on,
+                          a) == 0;
     if (!a->asking)
         rest(a); /* its lease ends */
 }
@@ -147,19 +148,9 @@ static void claim(struct alerter *a) {
         rest(a);
 }
 
-static void on_looked(void *arg, int code) {
-    struct alerter *a = arg;
-    a->asking = false;
-    if (code == 0 && !a->freed)
-        claim(a);
-    else
-        rest(a);
-    release(a);
-}
-
 static void on_timer(void *arg) {
     struct alerter *a = arg;
-    a->asking = pg_conn_ready(a->conn) && alert_look(a->conn, on_looked, a) == 0;
+    a->asking = pg_conn_ready(a->conn) && alert_look(a->conn, go_on, a) == 0;
     if (!a->asking)
         rest(a);
 }

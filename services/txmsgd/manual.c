@@ -1,20 +1,7 @@
 #include "txmsgd/manual.h"
 
+#include "base/roff.h"
 #include "txmsgd/config.h"
-
-/* A minus is a minus, and nothing is a request. */
-static void roff(const char *s) {
-    if (*s == '.' || *s == '\'')
-        fputs("\\&", stdout);
-    for (; *s; s++) {
-        if (*s == '-')
-            fputs("\\-", stdout);
-        else if (*s == '\\')
-            fputs("\\e", stdout);
-        else
-            putchar(*s);
-    }
-}
 
 void manual_print(void) {
     puts(".TH TXMSGD 8 \"\" \"txmsg " TXMSG_VERSION "\" \"System Administration\"\n"
@@ -31,12 +18,12 @@ void manual_print(void) {
          ".SH OPTIONS");
     for (const struct conf_option *o = config_options; o->name; o++) {
         printf(".TP\n.B \\-\\-");
-        roff(o->name);
+        roff_text(o->name);
         putchar('\n');
-        roff(o->help);
+        roff_text(o->help);
         if (o->def) {
             printf(" Default: ");
-            roff(o->def);
+            roff_text(o->def);
             putchar('.');
         }
         puts(o->reloadable ? " Read again on SIGHUP." : "");
