@@ -231,7 +231,7 @@ static grpc_byte_buffer *pack_answers(struct watch *w) {
     return packed;
 }
 
-/* True: a write is ready for write_frame(), without the lock. */
+/* True: w->writing is to be sent, without the lock. */
 static bool begin_write(struct watch *w) {
     if (!w->call || w->ended || w->writing || (w->greeted && list_empty(&w->answers)))
         return false;
@@ -241,19 +241,20 @@ static bool begin_write(struct watch *w) {
     return true;
 }
 
-static void write_frame(struct watch *w) {
-    struct event *ev = &w->events[WRITTEN].event;
-    const grpc_op op = {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = w->writing};
-
-    crossing_begin(ev);
-    ASSERT(grpc_call_start_batch(w->call, &op, 1, ev, NULL) == GRPC_CALL_OK);
-}
-
+/* Starts a write if there is one to be made; gives the lock away meanwhile, so it keeps the call by a reference of its own. */
 static void write_one(struct watch *w) {
+    grpc_op op = {.op = GRPC_OP_SEND_MESSAGE};
+    grpc_call *call;
+
     if (!begin_write(w))
         return;
+    op.data.send_message.send_message = w->writing;
+    call = w->call;
+    grpc_call_ref(call);
     pthread_mutex_unlock(&w->checks->client->lock);
-    write_frame(w);
+    crossing_begin(&w->events[WRITTEN].event);
+    ASSERT(grpc_call_start_batch(call, &op, 1, &w->events[WRITTEN].event, NULL) == GRPC_CALL_OK);
+    grpc_call_unref(call);
     pthread_mutex_lock(&w->checks->client->lock);
 }
 

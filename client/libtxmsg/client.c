@@ -79,10 +79,12 @@ static bool wait_changed(struct client *c, uint64_t until_ns) {
 /* Starts a write on each stream that can take one; gives the lock away meanwhile. */
 static void write_all(struct client *c, uint64_t now) {
     for (size_t i = 0; i < c->routes_n; i++) {
-        if (!route_begin_write(&c->routes[i], now))
+        grpc_call *call = route_begin_write(&c->routes[i], now);
+
+        if (!call)
             continue;
         pthread_mutex_unlock(&c->lock);
-        route_write(&c->routes[i]);
+        route_write(&c->routes[i], call);
         pthread_mutex_lock(&c->lock);
     }
 }

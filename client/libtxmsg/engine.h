@@ -90,9 +90,9 @@ void route_deinit(struct route *r);
 /* Opens it if it is closed and its time has come. */
 void route_open(struct route *r, uint64_t now);
 void route_take(struct route *r, struct op *op);
-/* True: a write was made ready, and route_write() must start it, without the lock. */
-bool route_begin_write(struct route *r, uint64_t now);
-void route_write(struct route *r);
+/* A write was made ready, and route_write() must start it, without the lock; it takes the reference to the call. NULL: nothing to write. */
+grpc_call *route_begin_write(struct route *r, uint64_t now);
+void route_write(struct route *r, grpc_call *call);
 /* Owes answers and says nothing: ends it. */
 void route_watch(struct route *r, uint64_t now);
 void route_cancel(struct route *r);

@@ -227,13 +227,13 @@ static size_t measure(const struct route *r, size_t *bytes) {
     return n;
 }
 
-bool route_begin_write(struct route *r, uint64_t now) {
+grpc_call *route_begin_write(struct route *r, uint64_t now) {
     size_t bytes, n;
     grpc_slice slice;
     uint8_t *p;
 
     if (!r->open || r->writing || !r->credit || list_empty(&r->ready))
-        return false;
+        return NULL;
     n = measure(r, &bytes);
     slice = grpc_slice_malloc(bytes);
     p = GRPC_SLICE_START_PTR(slice);
@@ -254,16 +254,18 @@ bool route_begin_write(struct route *r, uint64_t now) {
     grpc_slice_unref(slice);
     r->pending++;
     r->client->batches++;
-    return true;
+    grpc_call_ref(r->call);
+    return r->call;
 }
 
-/* Outside the lock: this is where core writes to the socket. The batch was counted already, so the call stays. */
-void route_write(struct route *r) {
+/* Outside the lock: this is where core writes to the socket. As soon as the batch is started the engine may take back the route's own reference. */
+void route_write(struct route *r, grpc_call *call) {
     struct event *ev = &r->events[ROUTE_WRITTEN].event;
     const grpc_op op = {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = r->writing};
 
     crossing_begin(ev);
-    ASSERT(grpc_call_start_batch(r->call, &op, 1, ev, NULL) == GRPC_CALL_OK);
+    ASSERT(grpc_call_start_batch(call, &op, 1, ev, NULL) == GRPC_CALL_OK);
+    grpc_call_unref(call);
 }
 
 static void on_written(struct client *c, struct event *ev, bool ok) {
