@@ -30,7 +30,8 @@ grpc_server *server_core(const struct rpc_server_options *o) {
         int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, o->keepalive_ms),
         int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, o->keepalive_ms / 3),
         int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, o->handshake_ms),
-        int_arg(GRPC_ARG_MAX_CONNECTION_IDLE_MS, o->idle_ms),
+        int_arg(GRPC_ARG_MAX_CONNECTION_IDLE_MS,
+                o->idle_ms > 0 ? o->idle_ms : INT_MAX),    /* then its filter is left out */
         int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0), /* any number: a Watch may be silent for days */
         /* Not used, and each costs about 1 % of a call. Compressed requests are still read. */
         int_arg(GRPC_ARG_ENABLE_PER_MESSAGE_COMPRESSION, 0),

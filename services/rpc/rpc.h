@@ -98,7 +98,7 @@ struct rpc_server_options {
     int64_t memory_bytes;           /* that those hold together; default 256 MiB */
     int64_t reply_ms;               /* an answer that is not read within this is given up; default 30 s */
     int64_t handshake_ms;           /* a connection that has said nothing valid until then is closed; default 20 s */
-    int64_t idle_ms;                /* one without a call for so long is closed; default 30 min */
+    int64_t idle_ms;                /* one without a call for so long is closed; 0: never, and each call is cheaper */
     int64_t keepalive_ms;           /* a silent one is pinged, and closed after a third more; default 60 s */
     int64_t deadline_max_ms;        /* a longer or absent deadline is cut to this; default 30 s */
     /*

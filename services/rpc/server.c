@@ -42,7 +42,6 @@ enum {
     DEADLINE_DEFAULT_MS = 30000,
     REPLY_DEFAULT_MS = 30000,
     HANDSHAKE_DEFAULT_MS = 20000,
-    IDLE_DEFAULT_MS = 1800000,
     KEEPALIVE_DEFAULT_MS = 60000,
     METHODS_MAX = 256,
     SWEEP_MS = 2000,
@@ -367,7 +366,6 @@ static int make(struct rpc_server *s, const struct rpc_server_options *o, const 
     mine->memory_bytes = o->memory_bytes > 0 ? o->memory_bytes : MEMORY_DEFAULT;
     mine->reply_ms = o->reply_ms > 0 ? o->reply_ms : REPLY_DEFAULT_MS;
     mine->handshake_ms = o->handshake_ms > 0 ? o->handshake_ms : HANDSHAKE_DEFAULT_MS;
-    mine->idle_ms = o->idle_ms > 0 ? o->idle_ms : IDLE_DEFAULT_MS;
     mine->keepalive_ms = o->keepalive_ms > 0 ? o->keepalive_ms : KEEPALIVE_DEFAULT_MS;
     if (!mine->listen)
         return err_set(e, -ENOMEM, "out of memory");

@@ -40,8 +40,10 @@ const struct conf_option config_options[] = {
       "An answer that its caller does not read within this is given up."),
     O("grpc.handshake_timeout", CONF_DURATION_MS, "20s", 1000, 600000, grpc_handshake_ms,
       "A connection that has not begun to speak HTTP/2 within this is closed."),
-    O("grpc.idle", CONF_DURATION_MS, "30m", 1000, 86400000, grpc_idle_ms,
-      "A connection without a call for so long is closed; clients connect again by themselves."),
+    O("grpc.idle", CONF_DURATION_MS, "0s", 0, 86400000, grpc_idle_ms,
+      "A connection without a call for so long is closed; clients connect again by themselves. 0: never. Any other "
+      "value "
+      "makes each call dearer by a twelfth."),
     O("grpc.keepalive", CONF_DURATION_MS, "60s", 1000, 86400000, grpc_keepalive_ms,
       "A connection that was silent for so long is pinged, and closed if it does not answer within a third of it."),
     O("grpc.probe", CONF_DURATION_MS, "5s", 0, 600000, probe_ms,

@@ -302,6 +302,7 @@ static int open_channel(struct load *l, int number, struct errmsg *e) {
         int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
         int_arg(GRPC_ARG_ENABLE_PER_MESSAGE_COMPRESSION, 0),
         int_arg(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1),
+        int_arg(GRPC_ARG_CLIENT_IDLE_TIMEOUT_MS, INT_MAX),
     };
     ch->core =
         grpc_channel_create(server, credentials, &(grpc_channel_args){.num_args = ARRAY_LEN(args), .args = args});
