@@ -113,14 +113,15 @@ static bool id_ok(const struct call *call) {
     return v7 && !text[UUID_TEXT - 1] && text[14] == '7' && strchr("89ab", text[19]);
 }
 
-static int make_op(struct client *c, const struct call *call, struct op **ret) {
+int call_op(struct client *c, const struct call *call, struct op **ret) {
     const txmsg_call_options *o = call->options;
     bool whole = call->kind == OP_PREPARE || call->kind == OP_PUBLISH;
     struct op_content content = {.kind = call->kind,
-                                 .producer = c->o->producer,
+                                 .producer = call->kind == OP_GET ? NULL : c->o->producer,
                                  .business_key = o && whole ? o->business_key : NULL,
                                  .reason = o && call->kind == OP_CANCEL ? o->reason : NULL,
                                  .check_after_ms = o && call->kind == OP_PREPARE ? o->check_after_ms : 0,
+                                 .include_bodies = o && call->kind == OP_GET && o->include_bodies,
                                  .messages = call->messages,
                                  .n = call->n};
     int64_t timeout_ms = o && o->timeout_ms ? o->timeout_ms : c->o->timeout_ms;
@@ -145,12 +146,11 @@ static int wait_for(struct client *c, struct op *op, txmsg_result *result) {
     int e;
 
     op->waiter = &waiter;
-    e = client_submit(c, op, true);
-    if (!e) {
-        client_wait(c, op);
+    if (client_submit(c, &op, 1, true, &e)) {
+        client_wait(c, &waiter);
         e = op->result.status;
         if (result)
-            result_copy(result, &op->result);
+            result_move(result, &op->result);
     }
     op_free(op);
     pthread_cond_destroy(&waiter.changed);
@@ -168,7 +168,7 @@ int call_run(txmsg_client *client, const struct call *call, txmsg_result *result
     if (result)
         result_reset(result);
     if (!e) {
-        e = make_op(c, call, &op);
+        e = call_op(c, call, &op);
         if (!e)
             e = wait_for(c, op, result);
         handle_leave(client);
@@ -188,12 +188,11 @@ int call_begin(txmsg_client *client, const struct call *call, txmsg_done_fn done
     e = handle_enter(client, &c);
     if (e)
         return e;
-    e = make_op(c, call, &op);
+    e = call_op(c, call, &op);
     if (!e) {
         op->done = done;
         op->arg = arg;
-        e = client_submit(c, op, false);
-        if (e)
+        if (!client_submit(c, &op, 1, false, &e))
             op_free(op);
     }
     handle_leave(client);

@@ -51,6 +51,8 @@ static void enter(struct client *c, struct op *op, uint64_t now) {
     c->live++;
     c->bytes += (int64_t)op->n;
     c->earliest_ns = MIN(c->earliest_ns, op->deadline_ns);
+    if (op->waiter)
+        op->waiter->open++;
     list_add_tail(&c->all, &op->all);
     op_route(c, op, now);
 }
@@ -89,32 +91,40 @@ static void write_all(struct client *c, uint64_t now) {
     }
 }
 
-int client_submit(struct client *c, struct op *op, bool wait) {
-    uint64_t now = op->due_ns;
-    int e = TXMSG_OK;
-
-    pthread_mutex_lock(&c->lock);
-    while (!e && !c->closing && !has_room(c, op))
-        e = wait && wait_changed(c, op->deadline_ns) ? TXMSG_OK : TXMSG_ERROR_BUSY;
-    if (c->closing)
-        e = TXMSG_ERROR_CLOSED;
-    if (!e) {
-        bool idle = c->live == 0;
-
-        enter(c, op, now);
-        if (idle || op->place == OP_WAITING)
-            wake(c);
-        if (!on_engine)
-            write_all(c, now);
-    }
-    pthread_mutex_unlock(&c->lock);
-    return e;
+static int wait_for_room(struct client *c, const struct op *op, bool wait) {
+    while (!c->closing && !has_room(c, op))
+        if (!wait || !wait_changed(c, op->deadline_ns))
+            return TXMSG_ERROR_BUSY;
+    return c->closing ? TXMSG_ERROR_CLOSED : TXMSG_OK;
 }
 
-void client_wait(struct client *c, struct op *op) {
+size_t client_submit(struct client *c, struct op *const *ops, size_t n, bool wait, int *error) {
+    uint64_t now = ops[0]->due_ns;
+    size_t i = 0;
+
+    *error = TXMSG_OK;
     pthread_mutex_lock(&c->lock);
-    while (!op->waiter->done)
-        pthread_cond_wait(&op->waiter->changed, &c->lock);
+    for (; i < n; i++) {
+        if (i > 0 && !has_room(c, ops[i]))
+            write_all(c, now); /* it may wait for those before it */
+        *error = wait_for_room(c, ops[i], wait);
+        if (*error)
+            break;
+        bool idle = c->live == 0;
+        enter(c, ops[i], now);
+        if (idle || ops[i]->place == OP_WAITING)
+            wake(c);
+    }
+    if (!on_engine)
+        write_all(c, now);
+    pthread_mutex_unlock(&c->lock);
+    return i;
+}
+
+void client_wait(struct client *c, struct waiter *w) {
+    pthread_mutex_lock(&c->lock);
+    while (w->open > 0)
+        pthread_cond_wait(&w->changed, &c->lock);
     pthread_mutex_unlock(&c->lock);
 }
 

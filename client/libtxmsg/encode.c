@@ -8,6 +8,7 @@ const char *op_path(enum op_kind kind) {
         [OP_CONFIRM] = "/txmsg.v1.MessageService/Confirm",
         [OP_CANCEL] = "/txmsg.v1.MessageService/Cancel",
         [OP_PUBLISH] = "/txmsg.v1.MessageService/Publish",
+        [OP_GET] = "/txmsg.v1.MessageService/GetTransaction",
     };
     return paths[kind];
 }
@@ -114,7 +115,7 @@ static uint8_t *put_message(uint8_t *p, const txmsg_message *m, size_t n) {
 
 size_t encode_size(const struct op_content *c, size_t *fields) {
     size_t n = some_size(bytes_str(c->id)) + some_size(bytes_str(c->producer)) + some_size(bytes_str(c->business_key)) +
-               some_size(bytes_str(c->reason));
+               some_size(bytes_str(c->reason)) + (c->include_bodies ? 2 : 0);
 
     *fields = 8;
     for (size_t i = 0; i < c->n; i++) {
@@ -128,6 +129,8 @@ size_t encode_size(const struct op_content *c, size_t *fields) {
 
 uint8_t *encode_request(const struct op_content *c, uint8_t *p) {
     p = put_some(p, 1, bytes_str(c->id));
+    if (c->kind == OP_GET)
+        return c->include_bodies ? put_varint(put_key(p, 2, VARINT), 1) : p;
     p = put_some(p, 2, bytes_str(c->producer));
     if (c->kind == OP_CANCEL)
         return put_some(p, 3, bytes_str(c->reason));

@@ -7,14 +7,15 @@
 #include "message.h"
 #include "txmsg/result.h"
 
-/* Their numbers are those of the fields of txmsg.v1.Operation. */
-enum op_kind { OP_PREPARE = 1, OP_CONFIRM = 2, OP_CANCEL = 3, OP_PUBLISH = 4 };
+/* The first numbers are those of the fields of txmsg.v1.Operation; OP_GET is none, and goes by a call of its own. */
+enum op_kind { OP_PREPARE = 1, OP_CONFIRM = 2, OP_CANCEL = 3, OP_PUBLISH = 4, OP_GET = 5 };
 const char *op_path(enum op_kind kind); /* "/txmsg.v1.MessageService/Prepare" */
 
 struct op_content {
     enum op_kind kind;
-    const char *id, *producer, *business_key, *reason; /* the last two NULL where they are not there */
+    const char *id, *producer, *business_key, *reason; /* the last three NULL where they are not there */
     int64_t check_after_ms;                            /* 0 = not there */
+    bool include_bodies;                               /* of OP_GET */
     const txmsg_message *const *messages;
     size_t n;
 };

@@ -56,7 +56,7 @@ struct op {
 };
 struct waiter {
     pthread_cond_t changed;
-    bool done;
+    size_t open; /* of its operations, how many are in flight */
 };
 /* NULL: out of memory. `deadline_ns` is set, all else nothing. @thread any, without the lock */
 struct op *op_new(const struct op_content *content, size_t n, size_t fields);
@@ -142,9 +142,13 @@ int client_make(const txmsg_options *o, struct client **ret);
 void client_close(struct client *c);
 /* After that, with nobody inside: the engine ends; callbacks that were to be dispatched come from here. */
 void client_destroy(struct client *c);
-/* TXMSG_OK: in flight, and the client's until it is finished; else an error. `wait`: for room, until its deadline. @thread any */
-int client_submit(struct client *c, struct op *op, bool wait);
-void client_wait(struct client *c, struct op *op); /* until it is finished; it is the caller's then */
+/*
+ * How many of them, from the first, are in flight, and the client's until they are finished; *error is why the next is not, TXMSG_OK where there is none.
+ * `wait`: for room, each until its deadline. @thread any
+ */
+size_t client_submit(struct client *c, struct op *const *ops, size_t n, bool wait, int *error);
+/* Until its operations are finished; they are the caller's then. */
+void client_wait(struct client *c, struct waiter *w);
 int client_flush(struct client *c, int64_t timeout_ms);
 int client_dispatch(struct client *c, int max);
 bool client_on_engine(void); /* the calling thread is that of an engine */

@@ -6,6 +6,7 @@
 #include "rpc/rpc.h"
 #include "rpc/status.h"
 #include "rpc/wire.h"
+#include "view.h"
 
 #include <grpc/byte_buffer.h>
 #include <grpc/support/time.h>
@@ -34,7 +35,7 @@ static enum outcome take_error(struct exchange *x, struct op *op) {
     return result_take_error(&op->result, (int)x->code, slice_bytes(&x->details), status);
 }
 
-/* The responses of all four calls are a TransactionStatus in field 1. */
+/* All responses are one message in field 1: a TransactionStatus, or of OP_GET a Transaction. */
 static enum outcome take_response(struct client *c, struct exchange *x, struct op *op) {
     struct wire_field f = {0};
     struct wire_reader in;
@@ -43,7 +44,8 @@ static enum outcome take_response(struct client *c, struct exchange *x, struct o
     if (x->response && payload_view(x->response, &c->scratch, &bytes) == 0) {
         in = wire_reader(bytes);
         if (wire_next(&in, &f) == 1 && f.id == 1 && f.type == WIRE_BYTES)
-            return result_take_status(&op->result, f.bytes, op->result.id.text);
+            return op->kind == OP_GET ? view_take(&op->result, f.bytes, op->result.id.text)
+                                      : result_take_status(&op->result, f.bytes, op->result.id.text);
     }
     result_error(&op->result, RPC_INTERNAL, "", "the answer is not well formed");
     return OUTCOME_UNKNOWN;

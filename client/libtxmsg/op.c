@@ -10,7 +10,7 @@ struct op *op_new(const struct op_content *content, size_t n, size_t fields) {
 
     if (!op)
         return NULL;
-    *op = (struct op){.kind = content->kind, .n = n, .fields = fields};
+    *op = (struct op){.kind = content->kind, .alone = content->kind == OP_GET, .n = n, .fields = fields};
     list_init(&op->link);
     list_init(&op->all);
     memcpy(&op->hash, content->id + UUID_TEXT - 1 - sizeof(op->hash), sizeof(op->hash)); /* its end is random */
@@ -86,8 +86,8 @@ static void finish(struct client *c, struct op *op, int status) {
     op->result.attempts = op->tries;
     if (op->waiter) {
         client_left(c, op);
-        op->waiter->done = true;
-        pthread_cond_signal(&op->waiter->changed);
+        if (--op->waiter->open == 0)
+            pthread_cond_signal(&op->waiter->changed);
     } else {
         list_add_tail(&c->finished, &op->link);
     }
@@ -106,7 +106,7 @@ void op_attempted(struct client *c, struct op *op, enum outcome o, uint64_t now)
         finish(c, op, op->maybe && !outcome_settles(r->code, r->reason) ? TXMSG_UNKNOWN : TXMSG_REFUSED);
         return;
     }
-    op->maybe |= o == OUTCOME_UNKNOWN;
+    op->maybe |= o == OUTCOME_UNKNOWN && op->kind != OP_GET;
     delay_ms = MAX(backoff_delay_ms(&pause, op->tries, backoff_random()), r->retry_after_ms);
     op->due_ns = now + (uint64_t)delay_ms * NS_PER_MS;
     if (op->due_ns >= op->deadline_ns || c->closing) {
@@ -122,7 +122,7 @@ void op_attempted(struct client *c, struct op *op, enum outcome o, uint64_t now)
 void op_expire(struct client *c, struct op *op) {
     txmsg_result *r = &op->result;
 
-    op->maybe |= op->place == OP_SENT || op->place == OP_CALLING;
+    op->maybe |= (op->place == OP_SENT || op->place == OP_CALLING) && op->kind != OP_GET;
     if (c->closing)
         result_error(r, RPC_CANCELLED, "CLIENT_CLOSED", "the client was freed");
     else if (op->tries == 0)

@@ -1,5 +1,7 @@
 #include "options.h"
 
+#include "txmsg/view.h"
+
 enum {
     CHECK_THREADS_MAX = 64,
     MAGIC = 0x74786d6f,
@@ -77,6 +79,13 @@ static int set_number(int64_t *at, int64_t value, int64_t min, int64_t max) {
     return TXMSG_OK;
 }
 
+static int set_flag(bool *at, int value) {
+    if (value != 0 && value != 1)
+        return TXMSG_ERROR_INVALID;
+    *at = value;
+    return TXMSG_OK;
+}
+
 int txmsg_options_set_timeout_ms(txmsg_options *o, int64_t timeout_ms) {
     return options_valid(o) ? set_number(&o->timeout_ms, timeout_ms, 1, TIMEOUT_MAX_MS) : TXMSG_ERROR_INVALID;
 }
@@ -94,17 +103,11 @@ int txmsg_options_set_channels(txmsg_options *o, int64_t channels) {
 }
 
 int txmsg_options_set_unary(txmsg_options *o, int unary) {
-    if (!options_valid(o) || (unary != 0 && unary != 1))
-        return TXMSG_ERROR_INVALID;
-    o->unary = unary;
-    return TXMSG_OK;
+    return options_valid(o) ? set_flag(&o->unary, unary) : TXMSG_ERROR_INVALID;
 }
 
 int txmsg_options_set_dispatch(txmsg_options *o, int dispatch) {
-    if (!options_valid(o) || (dispatch != 0 && dispatch != 1))
-        return TXMSG_ERROR_INVALID;
-    o->dispatch = dispatch;
-    return TXMSG_OK;
+    return options_valid(o) ? set_flag(&o->dispatch, dispatch) : TXMSG_ERROR_INVALID;
 }
 
 int txmsg_options_set_check_listener(txmsg_options *o, txmsg_check_fn listener, void *arg) {
@@ -190,4 +193,8 @@ int txmsg_call_options_set_business_key(txmsg_call_options *o, const char *key) 
 
 int txmsg_call_options_set_reason(txmsg_call_options *o, const char *reason) {
     return call_options_valid(o) ? set_or_clear(&o->reason, reason) : TXMSG_ERROR_INVALID;
+}
+
+int txmsg_call_options_set_include_bodies(txmsg_call_options *o, int include_bodies) {
+    return call_options_valid(o) ? set_flag(&o->include_bodies, include_bodies) : TXMSG_ERROR_INVALID;
 }

@@ -26,5 +26,6 @@ struct txmsg_call_options {
     uint32_t magic;
     int64_t timeout_ms, check_after_ms; /* 0 = not said */
     char *business_key, *reason;        /* NULL = none */
+    bool include_bodies;
 };
 bool call_options_valid(const txmsg_call_options *o);

@@ -4,6 +4,7 @@
 #include "rpc/rpc.h"
 #include "rpc/status.h"
 #include "rpc/wire.h"
+#include "view.h"
 
 enum { MAGIC = 0x74786d72, DEAD = 0x64656164, TEXTS_MAX = 64 << 10 };
 
@@ -19,6 +20,7 @@ void result_init(txmsg_result *r) {
 }
 
 void result_deinit(txmsg_result *r) {
+    view_free(r->view);
     arena_deinit(&r->texts);
     r->magic = DEAD;
 }
@@ -26,8 +28,15 @@ void result_deinit(txmsg_result *r) {
 void result_reset(txmsg_result *r) {
     struct arena texts = r->texts;
 
+    view_free(r->view);
     *r = (txmsg_result){.magic = MAGIC, .reason = "", .message = "", .texts = texts};
     arena_reset(&r->texts);
+}
+
+void result_move(txmsg_result *to, txmsg_result *from) {
+    result_deinit(to);
+    *to = *from;
+    result_init(from);
 }
 
 static const char *keep(txmsg_result *r, const char *s, size_t n) {
@@ -42,16 +51,6 @@ void result_error(txmsg_result *r, int code, const char *reason, const char *mes
     r->reason = reason;
     r->message = keep(r, message, strlen(message));
     r->retry_after_ms = 0;
-}
-
-void result_copy(txmsg_result *to, const txmsg_result *from) {
-    struct arena texts = to->texts;
-
-    *to = *from;
-    to->texts = texts;
-    arena_reset(&to->texts);
-    to->reason = keep(to, from->reason, strlen(from->reason));
-    to->message = keep(to, from->message, strlen(from->message));
 }
 
 txmsg_result *txmsg_result_new(void) {

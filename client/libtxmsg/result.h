@@ -12,6 +12,7 @@ struct txmsg_result {
     txmsg_id id;
     int64_t prepare_us, decision_us, retry_after_ms;
     const char *reason, *message; /* never NULL; literals, or in the arena */
+    txmsg_view *view;             /* NULL = none */
     struct arena texts;
 };
 /* A place for one, on a stack or in an operation. */
@@ -22,8 +23,8 @@ bool result_valid(const txmsg_result *r); /* NULL allowed */
 void result_reset(txmsg_result *r);
 /* An error that the library itself has to tell. `message` is copied. */
 void result_error(txmsg_result *r, int code, const char *reason, const char *message);
-/* Gives all but the texts of `from` to `to`, and these as copies. */
-void result_copy(txmsg_result *to, const txmsg_result *from);
+/* What `from` holds is in `to` then, and `from` as at its birth. */
+void result_move(txmsg_result *to, txmsg_result *from);
 
 /* What one attempt came to. */
 enum outcome {

@@ -44,7 +44,7 @@ static int prepare(txmsg_client *client, const struct call *call, txmsg_result *
     status = call_run(client, call, &own);
     state = own.state;
     if (result)
-        result_copy(result, &own);
+        result_move(result, &own);
     result_deinit(&own);
     if (status == TXMSG_UNKNOWN)
         close_behind(client, call->id);

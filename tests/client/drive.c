@@ -4,7 +4,7 @@
  *   confirm ID TIMEOUT_MS
  *   cancel ID TIMEOUT_MS
  *   transaction ID TOPIC BODY DECISION TIMEOUT_MS    DECISION: committed, rolled_back, undecided, wait (until a line comes), jump
- *   async, flood, threads                  drive.h
+ *   async, flood, threads, batch, batches, get    drive.h
  *   checked                                with --check DECISION: how many were answered, and what the last one said
  *   flush TIMEOUT_MS, free, again (free once more), fork, misuse TOPIC
  */
@@ -142,11 +142,14 @@ static void decide(struct drive *d, char **w) {
 /* What a child is answered, as one line; the parent's client goes on. */
 static void in_child(struct drive *d) {
     txmsg_id id = {""};
+    const txmsg_operation cancel = {.kind = TXMSG_CANCEL, .id = &id};
     int status;
 
     if (fork() == 0) {
-        printf("confirm=%s flush=%s in_flight=%s free=%s\n",
+        printf("confirm=%s batch=%s get=%s flush=%s in_flight=%s free=%s\n",
                txmsg_status_name(txmsg_confirm(d->client, &id, NULL, d->result)),
+               txmsg_status_name(txmsg_batch(d->client, &cancel, 1, &d->result)),
+               txmsg_status_name(txmsg_get(d->client, &id, NULL, d->result)),
                txmsg_status_name(txmsg_client_flush(d->client, 10)),
                txmsg_status_name((int)txmsg_client_in_flight(d->client)),
                txmsg_status_name(txmsg_client_free(d->client)));
@@ -182,11 +185,11 @@ static void misuse(struct drive *d, const char *topic) {
         txmsg_client_dispatch(c, -1),
         txmsg_send_in_transaction(c, &id, one, 1, NULL, NULL, NULL, NULL),
     };
-    size_t n = 0;
+    size_t of = ARRAY_LEN(answers), n = drive_misuse_batch(d, one, &of);
 
     for (size_t i = 0; i < ARRAY_LEN(answers); i++)
         n += answers[i] == TXMSG_ERROR_INVALID;
-    printf("invalid=%zu of=%zu id=%s\n", n, ARRAY_LEN(answers), id.text);
+    printf("invalid=%zu of=%zu id=%s\n", n, of, id.text);
     fflush(stdout);
     txmsg_message_free(m);
 }
@@ -204,6 +207,12 @@ static void obey(struct drive *d, char **w) {
         drive_flood(d, (int)strtol(w[1], NULL, 10), w[2]);
     } else if (strcmp(w[0], "threads") == 0) {
         drive_threads(d, (int)strtol(w[1], NULL, 10), (int)strtol(w[2], NULL, 10), w[3]);
+    } else if (strcmp(w[0], "batch") == 0) {
+        drive_batch(d, w);
+    } else if (strcmp(w[0], "batches") == 0) {
+        drive_batches(d, (int)strtol(w[1], NULL, 10), (int)strtol(w[2], NULL, 10), w[3]);
+    } else if (strcmp(w[0], "get") == 0) {
+        drive_get(d, w);
     } else if (strcmp(w[0], "flush") == 0) {
         say(txmsg_client_flush(d->client, strtoll(w[1], NULL, 10)));
     } else if (strcmp(w[0], "free") == 0) {

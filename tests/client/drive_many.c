@@ -32,10 +32,13 @@ static void count(struct many *m, int status, bool ended) {
 static void on_done(void *arg, const txmsg_result *result) {
     struct chain *ch = arg;
     struct many *m = ch->many;
+    const txmsg_operation cancel = {.kind = TXMSG_CANCEL, .id = &ch->id};
     int status = txmsg_result_status(result);
 
     ASSERT(strcmp(txmsg_result_id(result)->text, ch->id.text) == 0);
-    if (!m->drive->dispatch && txmsg_confirm(m->drive->client, &ch->id, NULL, NULL) != TXMSG_ERROR_CALLBACK)
+    if (!m->drive->dispatch && (txmsg_confirm(m->drive->client, &ch->id, NULL, NULL) != TXMSG_ERROR_CALLBACK ||
+                                txmsg_get(m->drive->client, &ch->id, NULL, NULL) != TXMSG_ERROR_CALLBACK ||
+                                txmsg_batch(m->drive->client, &cancel, 1, NULL) != TXMSG_ERROR_CALLBACK))
         m->waited_in_callback++;
     if (txmsg_client_free(m->drive->client) != TXMSG_ERROR_CALLBACK)
         m->waited_in_callback++;

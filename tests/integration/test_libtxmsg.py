@@ -146,6 +146,9 @@ def test_a_freed_client_answers(world, drive):
     assert drive("free")["status"] == "OK"
     assert drive("free")["status"] == "ERROR_CLOSED"
     assert drive("confirm", uuid7(), 1000)["status"] == "ERROR_CLOSED"
+    closed = drive("batch", "t", f"confirm/{uuid7()}")
+    assert closed["status"] == "ERROR_CLOSED" and closed["0"].startswith("ERROR_CLOSED/")
+    assert drive("get", uuid7(), 1000)["status"] == "ERROR_CLOSED"
     assert drive("flush", 1000)["status"] == "ERROR_CLOSED"
 
 
@@ -153,5 +156,5 @@ def test_a_child_is_refused_and_the_parent_goes_on(world, drive):
     topic = world.topic(sink={"discard": {}})
     assert drive("publish", "-", topic, "tea", 20000)["status"] == "OK"
     child = drive("fork")
-    assert {child[f] for f in ("confirm", "flush", "in_flight")} == {"ERROR_FORKED"} and child["free"] == "OK"
+    assert {child[f] for f in ("confirm", "batch", "get", "flush", "in_flight")} == {"ERROR_FORKED"} and child["free"] == "OK"
     assert drive("publish", "-", topic, "tea", 20000)["status"] == "OK"

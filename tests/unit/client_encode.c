@@ -104,6 +104,21 @@ static void test_others(void **state) {
     txmsg_message_free(m);
 }
 
+static void test_get(void **state) {
+    struct op_content c = {.kind = OP_GET, .id = ID};
+
+    for (int bodies = 0; bodies < 2; bodies++) {
+        c.include_bodies = bodies;
+        size_t fields, n = encode_size(&c, &fields);
+        assert_int_equal(encode_request(&c, bytes) - bytes, n);
+        Txmsg__V1__GetTransactionRequest *request = txmsg__v1__get_transaction_request__unpack(NULL, n, bytes);
+        assert_non_null(request);
+        assert_string_equal(request->transaction_id, ID);
+        assert_int_equal(request->include_bodies, bodies);
+        txmsg__v1__get_transaction_request__free_unpacked(request, NULL);
+    }
+}
+
 /* Lengths of one, two and three bytes as varints, and the borders between. */
 static void test_sizes(void **state) {
     static const size_t sizes[] = {1, 60, 61, 62, 100, 126, 127, 128, 129, 16000, 16250, 16383, 16384, 500000};
@@ -123,7 +138,7 @@ static void test_sizes(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_prepare), cmocka_unit_test(test_others),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_prepare), cmocka_unit_test(test_others), cmocka_unit_test(test_get),
                                        cmocka_unit_test(test_sizes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -104,8 +104,7 @@ static void test_error(void **state) {
     result_init(&copy);
     assert_int_equal(status_pack(&error, &a, &packed), 0);
     assert_int_equal(result_take_error(&r, RPC_UNKNOWN, BYTES_NULL, packed), OUTCOME_REFUSED);
-    result_copy(&copy, &r);
-    result_reset(&r);
+    result_move(&copy, &r);
     assert_string_equal(txmsg_result_reason(&copy), "DECIDED_OTHERWISE");
     assert_string_equal(txmsg_result_message(&copy), "it was cancelled");
     assert_string_equal(txmsg_result_code_name(&copy), "FAILED_PRECONDITION");

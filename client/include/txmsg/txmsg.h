@@ -2,6 +2,7 @@
 #ifndef TXMSG_TXMSG_H
 #define TXMSG_TXMSG_H
 
+#include "txmsg/batch.h"
 #include "txmsg/check.h"
 #include "txmsg/client.h"
 #include "txmsg/message.h"
@@ -9,5 +10,6 @@
 #include "txmsg/result.h"
 #include "txmsg/transaction.h"
 #include "txmsg/types.h"
+#include "txmsg/view.h"
 
 #endif

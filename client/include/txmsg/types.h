@@ -104,6 +104,7 @@ typedef struct txmsg_client txmsg_client;
 typedef struct txmsg_message txmsg_message;
 typedef struct txmsg_options txmsg_options;
 typedef struct txmsg_result txmsg_result;
+typedef struct txmsg_view txmsg_view;
 
 #ifdef __cplusplus
 }
