@@ -59,10 +59,9 @@ static int make_all(struct client *c, const txmsg_operation *operations, size_t 
         int e = o->kind >= TXMSG_PREPARE && o->kind <= TXMSG_PUBLISH ? TXMSG_OK : TXMSG_ERROR_INVALID;
 
         if (!e)
-            e = call_op(c,
-                        &(struct call){(enum op_kind)o->kind, o->id, makes_id ? o->id : NULL, o->messages, o->n,
-                                       o->options},
-                        &b->items[b->n].op);
+            e = call_op(
+                c, &(struct call){(enum op_kind)o->kind, o->id, makes_id ? o->id : NULL, o->messages, o->n, o->options},
+                &b->items[b->n].op);
         if (e)
             return e;
         bytes += b->items[b->n].op->n;

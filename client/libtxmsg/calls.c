@@ -123,7 +123,8 @@ int call_op(struct client *c, const struct call *call, struct op **ret) {
                                  .check_after_ms = o && call->kind == OP_PREPARE ? o->check_after_ms : 0,
                                  .include_bodies = o && call->kind == OP_GET && o->include_bodies,
                                  .messages = call->messages,
-                                 .n = call->n};
+                                 .n = call->n,
+                                 .bodies = o && call->kind == OP_CONFIRM ? &o->bodies : NULL};
     int64_t timeout_ms = o && o->timeout_ms ? o->timeout_ms : c->o->timeout_ms;
     size_t fields, size;
 

@@ -8,6 +8,12 @@
 #include "base/list.h"
 #include "txmsg/v1/message_service.pb-c.h"
 
+/* A body of the answer, in the check's arena. */
+struct check_body {
+    struct check_body *next;
+    uint32_t n;
+    struct bytes bytes;
+};
 struct txmsg_check {
     struct list link;
     struct arena arena;
@@ -17,4 +23,8 @@ struct txmsg_check {
     struct watch *watch; /* the stream, and which opening of it */
     uint64_t opening;
     enum txmsg_decision decision;
+    struct check_body *bodies;
+    size_t bodies_size; /* bytes of all */
 };
+/* What the service is sent; good as long as the check. */
+void check_response(struct txmsg_check *check, Txmsg__V1__CheckResponse *ret);

@@ -15,7 +15,8 @@
 #include <grpc/byte_buffer.h>
 #include <signal.h>
 
-enum { CREDIT = 64, ANSWERS_MAX = 1000, CHECK_BYTES_MAX = 32 << 20, RETRY_MAX_MS = 2000 };
+/* FRAME_BYTES: of bodies; the last answer may pass it by its own. */
+enum { CREDIT = 64, FRAME_BYTES = 512 << 10, CHECK_BYTES_MAX = 32 << 20, RETRY_MAX_MS = 2000 };
 
 enum batch { OPENED, WRITTEN, READ, ENDED, BATCHES };
 struct watch_event {
@@ -187,12 +188,6 @@ static void on_read(struct client *c, struct event *ev, bool ok) {
 
 /* --- what goes --- */
 
-static const Txmsg__V1__CheckVerdict verdicts[] = {
-    [TXMSG_UNDECIDED] = TXMSG__V1__CHECK_VERDICT__CHECK_VERDICT_UNKNOWN,
-    [TXMSG_COMMITTED] = TXMSG__V1__CHECK_VERDICT__CHECK_VERDICT_COMMITTED,
-    [TXMSG_ROLLED_BACK] = TXMSG__V1__CHECK_VERDICT__CHECK_VERDICT_ROLLED_BACK,
-};
-
 struct answer {
     Txmsg__V1__TaggedCheckAnswer tagged;
     Txmsg__V1__CheckResponse response;
@@ -204,6 +199,7 @@ static grpc_byte_buffer *pack_answers(struct watch *w) {
     Txmsg__V1__ChecksRequest frame = TXMSG__V1__CHECKS_REQUEST__INIT;
     struct list done = LIST_INIT(done);
     grpc_byte_buffer *packed;
+    size_t bytes = 0;
 
     frame.answers = list;
     if (!w->greeted) {
@@ -211,16 +207,15 @@ static grpc_byte_buffer *pack_answers(struct watch *w) {
         frame.credit = CREDIT;
     }
     w->greeted = true;
-    while (frame.n_answers < CREDIT && !list_empty(&w->answers)) {
+    while (frame.n_answers < CREDIT && bytes < FRAME_BYTES && !list_empty(&w->answers)) {
         struct txmsg_check *check = LIST_ENTRY(list_pop(&w->answers), struct txmsg_check, link);
         struct answer *a = &answers[frame.n_answers];
 
         txmsg__v1__tagged_check_answer__init(&a->tagged);
-        txmsg__v1__check_response__init(&a->response);
+        check_response(check, &a->response);
         a->tagged.tag = check->tag;
         a->tagged.answer = &a->response;
-        a->response.transaction_id = check->id.text;
-        a->response.decision = verdicts[check->decision];
+        bytes += check->bodies_size;
         list[frame.n_answers++] = &a->tagged;
         list_add_tail(&done, &check->link);
     }

@@ -4,10 +4,8 @@ enum { VARINT = 0, BYTES = 2 };
 
 const char *op_path(enum op_kind kind) {
     static const char *const paths[] = {
-        [OP_PREPARE] = "/txmsg.v1.MessageService/Prepare",
-        [OP_CONFIRM] = "/txmsg.v1.MessageService/Confirm",
-        [OP_CANCEL] = "/txmsg.v1.MessageService/Cancel",
-        [OP_PUBLISH] = "/txmsg.v1.MessageService/Publish",
+        [OP_PREPARE] = "/txmsg.v1.MessageService/Prepare",    [OP_CONFIRM] = "/txmsg.v1.MessageService/Confirm",
+        [OP_CANCEL] = "/txmsg.v1.MessageService/Cancel",      [OP_PUBLISH] = "/txmsg.v1.MessageService/Publish",
         [OP_GET] = "/txmsg.v1.MessageService/GetTransaction",
     };
     return paths[kind];
@@ -89,7 +87,7 @@ static size_t message_size(const txmsg_message *m) {
         n += field_size(span_size(span_of_us(m->deliver_at_us)));
     if (m->expire_at_us)
         n += field_size(span_size(span_of_us(m->expire_at_us)));
-    return n;
+    return n + (m->body_later ? 2 : 0);
 }
 
 static uint8_t *put_message(uint8_t *p, const txmsg_message *m, size_t n) {
@@ -108,7 +106,18 @@ static uint8_t *put_message(uint8_t *p, const txmsg_message *m, size_t n) {
         p = put_span(p, 6, span_of_us(m->deliver_at_us));
     if (m->expire_at_us)
         p = put_span(p, 7, span_of_us(m->expire_at_us));
-    return p;
+    return m->body_later ? put_varint(put_key(p, 8, VARINT), 1) : p;
+}
+
+static size_t body_size(const struct body *b) {
+    return (b->n ? 1 + varint_size(b->n) : 0) + some_size(b->bytes);
+}
+
+static uint8_t *put_body(uint8_t *p, const struct body *b) {
+    p = put_head(p, 3, body_size(b));
+    if (b->n)
+        p = put_varint(put_key(p, 1, VARINT), b->n);
+    return put_some(p, 2, b->bytes);
 }
 
 /* --- a request --- */
@@ -122,6 +131,10 @@ size_t encode_size(const struct op_content *c, size_t *fields) {
         n += field_size(message_size(c->messages[i]));
         *fields += 12 + 3 * c->messages[i]->headers_n;
     }
+    for (size_t i = 0; c->bodies && i < c->bodies->n; i++) {
+        n += field_size(body_size(&c->bodies->list[i]));
+        *fields += 3;
+    }
     if (c->check_after_ms)
         n += field_size(span_size(span_of_us(c->check_after_ms * 1000)));
     return n;
@@ -134,6 +147,8 @@ uint8_t *encode_request(const struct op_content *c, uint8_t *p) {
     p = put_some(p, 2, bytes_str(c->producer));
     if (c->kind == OP_CANCEL)
         return put_some(p, 3, bytes_str(c->reason));
+    for (size_t i = 0; c->bodies && i < c->bodies->n; i++)
+        p = put_body(p, &c->bodies->list[i]);
     for (size_t i = 0; i < c->n; i++)
         p = put_message(p, c->messages[i], message_size(c->messages[i]));
     p = put_some(p, 4, bytes_str(c->business_key));

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "bodies.h"
 #include "message.h"
 #include "txmsg/result.h"
 
@@ -18,6 +19,7 @@ struct op_content {
     bool include_bodies;                               /* of OP_GET */
     const txmsg_message *const *messages;
     size_t n;
+    const struct bodies *bodies; /* of OP_CONFIRM; NULL = none */
 };
 /* How many bytes encode_request() writes; *fields is how many fields that are. */
 size_t encode_size(const struct op_content *c, size_t *fields);

@@ -59,6 +59,13 @@ int txmsg_message_set_body(txmsg_message *m, const void *body, size_t size) {
     return message_valid(m) ? replace_bytes(&m->body, body, size) : TXMSG_ERROR_INVALID;
 }
 
+int txmsg_message_set_body_later(txmsg_message *m, int later) {
+    if (!message_valid(m) || (later != 0 && later != 1))
+        return TXMSG_ERROR_INVALID;
+    m->body_later = later;
+    return TXMSG_OK;
+}
+
 int txmsg_message_set_key(txmsg_message *m, const void *key, size_t size) {
     return message_valid(m) ? replace_bytes(&m->key, key, size) : TXMSG_ERROR_INVALID;
 }

@@ -15,6 +15,7 @@ struct txmsg_message {
     uint32_t magic;
     char *topic, *content_type; /* content_type: NULL = none */
     struct bytes key, body;
+    bool body_later;
     struct message_header *headers;
     size_t headers_n, headers_cap;
     int64_t deliver_at_us, expire_at_us; /* 0 = not set */

@@ -1,5 +1,6 @@
 #include "options.h"
 
+#include "message.h"
 #include "txmsg/view.h"
 
 enum {
@@ -168,6 +169,7 @@ void txmsg_call_options_free(txmsg_call_options *o) {
     o->magic = DEAD;
     mem_free(o->business_key);
     mem_free(o->reason);
+    bodies_clear(&o->bodies);
     mem_free(o);
 }
 
@@ -197,4 +199,15 @@ int txmsg_call_options_set_reason(txmsg_call_options *o, const char *reason) {
 
 int txmsg_call_options_set_include_bodies(txmsg_call_options *o, int include_bodies) {
     return call_options_valid(o) ? set_flag(&o->include_bodies, include_bodies) : TXMSG_ERROR_INVALID;
+}
+
+int txmsg_call_options_set_body(txmsg_call_options *o, size_t n, const void *body, size_t size) {
+    return call_options_valid(o) ? bodies_set(&o->bodies, n, body, size, MESSAGE_BYTES_MAX) : TXMSG_ERROR_INVALID;
+}
+
+int txmsg_call_options_clear_bodies(txmsg_call_options *o) {
+    if (!call_options_valid(o))
+        return TXMSG_ERROR_INVALID;
+    bodies_clear(&o->bodies);
+    return TXMSG_OK;
 }

@@ -4,7 +4,7 @@
 #include "txmsg/check.h"
 #include "txmsg/options.h"
 
-#include "base/bytes.h"
+#include "bodies.h"
 
 enum { ADDRESSES_MAX = 32, CHANNELS_MAX = 16, TIMEOUT_MAX_MS = 86400000 };
 
@@ -27,5 +27,6 @@ struct txmsg_call_options {
     int64_t timeout_ms, check_after_ms; /* 0 = not said */
     char *business_key, *reason;        /* NULL = none */
     bool include_bodies;
+    struct bodies bodies;
 };
 bool call_options_valid(const txmsg_call_options *o);

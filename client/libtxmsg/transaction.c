@@ -79,6 +79,8 @@ int txmsg_send_in_transaction(txmsg_client *client, txmsg_id *id, const txmsg_me
 
     if (!executor || !id || (result && !result_valid(result)))
         return TXMSG_ERROR_INVALID;
+    if (call_options_valid(options) && options->bodies.n > 0)
+        return TXMSG_ERROR_INVALID; /* those of another transaction: the executor is to bring its own */
     status = prepare(client, &(struct call){OP_PREPARE, id, id, messages, n, options}, result);
     if (status != TXMSG_OK)
         return status;

@@ -1,12 +1,13 @@
 /*
- *   prepare ID TOPIC BODY TIMEOUT_MS       ID `-`: the library makes it
+ *   prepare ID TOPIC BODY TIMEOUT_MS       ID `-`: the library makes it; BODY `later:`: it comes later
  *   publish ID TOPIC BODY TIMEOUT_MS
- *   confirm ID TIMEOUT_MS
+ *   confirm ID TIMEOUT_MS [N=BODY...]
  *   cancel ID TIMEOUT_MS
- *   transaction ID TOPIC BODY DECISION TIMEOUT_MS    DECISION: committed, rolled_back, undecided, wait (until a line comes), jump
+ *   transaction ID TOPIC BODY DECISION TIMEOUT_MS    DECISION: committed, rolled_back, undecided, wait (until a line comes), jump,
+ *                                          complete, misplace (the body of message 0, or of message 1, is the id)
  *   async, flood, threads, batch, batches, get    drive.h
  *   checked                                with --check DECISION: how many were answered, and what the last one said
- *   flush TIMEOUT_MS, free, again (free once more), fork, misuse TOPIC
+ *   flush TIMEOUT_MS, free, fork, misuse TOPIC; clear: the bodies that a transaction left in the options
  */
 #include "drive.h"
 
@@ -22,6 +23,7 @@ static pthread_mutex_t check_lock = PTHREAD_MUTEX_INITIALIZER;
 static int checked_n;
 static char checked_last[512];
 static enum txmsg_decision check_decision;
+static bool check_completes;
 
 static void say_result(const struct drive *d, int status) {
     const txmsg_result *r = d->result;
@@ -49,7 +51,8 @@ static txmsg_id id_of(const char *word) {
 static txmsg_message *message_of(const char *topic, const char *body) {
     txmsg_message *m = txmsg_message_new(topic);
 
-    ASSERT(m && txmsg_message_set_body(m, body, strlen(body)) == TXMSG_OK);
+    ASSERT(m && (strcmp(body, "later:") == 0 ? txmsg_message_set_body_later(m, 1)
+                                             : txmsg_message_set_body(m, body, strlen(body))) == TXMSG_OK);
     ASSERT(txmsg_message_set_key(m, "key", 3) == TXMSG_OK);
     ASSERT(txmsg_message_set_content_type(m, "text/plain") == TXMSG_OK);
     ASSERT(txmsg_message_add_header(m, "colour", "green") == TXMSG_OK);
@@ -65,6 +68,21 @@ static enum txmsg_decision decision_of(const char *word) {
     return strcmp(word, "undecided") == 0     ? TXMSG_UNDECIDED
            : strcmp(word, "rolled_back") == 0 ? TXMSG_ROLLED_BACK
                                               : TXMSG_COMMITTED;
+}
+
+/* With --check complete each body that is to come is its message's place. */
+static bool complete(const txmsg_check *check) {
+    bool ok = txmsg_check_set_body(check, txmsg_check_messages(check), "x", 1) == TXMSG_ERROR_INVALID;
+    char body[32];
+
+    for (size_t n = 0; n < txmsg_check_messages(check); n++) {
+        int size = snprintf(body, sizeof(body), "body-%zu", n);
+        int expected = txmsg_check_body_later(check, n) ? TXMSG_OK : TXMSG_ERROR_INVALID;
+        if (check_completes)
+            ok &= txmsg_check_set_body(check, n, "replaced", 8) == expected &&
+                  txmsg_check_set_body(check, n, body, (size_t)size) == expected;
+    }
+    return ok;
 }
 
 static enum txmsg_decision listen(void *arg, const txmsg_check *check) {
@@ -83,7 +101,7 @@ static enum txmsg_decision listen(void *arg, const txmsg_check *check) {
         body ? body : "", colour ? colour : "", txmsg_check_prepared_time_us(check) > 0, refused,
         txmsg_check_topic(check, 1)[0] == '\0' && !txmsg_check_header(check, 0, "other"));
     pthread_mutex_unlock(&check_lock);
-    return check_decision;
+    return complete(check) ? check_decision : TXMSG_UNDECIDED;
 }
 
 static void say_checked(void) {
@@ -94,6 +112,7 @@ static void say_checked(void) {
 }
 
 static enum txmsg_decision execute(void *arg, const txmsg_id *id) {
+    struct drive *d = arg;
     char line[64];
 
     printf("executing id=%s\n", id->text);
@@ -102,6 +121,9 @@ static enum txmsg_decision execute(void *arg, const txmsg_id *id) {
         longjmp(out, 1);
     if (strcmp(executor_decision, "wait") == 0)
         ASSERT(fgets(line, sizeof(line), stdin));
+    if (strcmp(executor_decision, "complete") == 0 || strcmp(executor_decision, "misplace") == 0)
+        ASSERT(txmsg_call_options_set_body(d->options, executor_decision[0] == 'm', id->text, strlen(id->text)) ==
+               TXMSG_OK);
     return decision_of(executor_decision);
 }
 
@@ -112,8 +134,7 @@ static void transaction(struct drive *d, char **w) {
 
     snprintf(executor_decision, sizeof(executor_decision), "%s", w[4]);
     if (setjmp(out) == 0)
-        say_result(d,
-                   txmsg_send_in_transaction(d->client, &id, messages, 1, execute, NULL, timeout(d, w[5]), d->result));
+        say_result(d, txmsg_send_in_transaction(d->client, &id, messages, 1, execute, d, timeout(d, w[5]), d->result));
     else
         printf("jumped\n");
     fflush(stdout);
@@ -135,8 +156,13 @@ static void decide(struct drive *d, char **w) {
     txmsg_id id = id_of(w[1]);
     const txmsg_call_options *o = timeout(d, w[2]);
 
+    for (size_t i = 3; w[i]; i++) {
+        const char *body = strchr(w[i], '=') + 1;
+        ASSERT(txmsg_call_options_set_body(d->options, (size_t)strtol(w[i], NULL, 10), body, strlen(body)) == TXMSG_OK);
+    }
     say_result(d, strcmp(w[0], "confirm") == 0 ? txmsg_confirm(d->client, &id, o, d->result)
                                                : txmsg_cancel(d->client, &id, o, d->result));
+    ASSERT(txmsg_call_options_clear_bodies(d->options) == TXMSG_OK);
 }
 
 /* What a child is answered, as one line; the parent's client goes on. */
@@ -181,6 +207,14 @@ static void misuse(struct drive *d, const char *topic) {
         txmsg_confirm(c, &upper, NULL, NULL),
         txmsg_cancel(c, NULL, NULL, NULL),
         txmsg_prepare_async(c, &id, one, 1, NULL, NULL, NULL),
+        txmsg_message_set_body_later(NULL, 1),
+        txmsg_message_set_body_later(m, 2),
+        txmsg_call_options_set_body(NULL, 0, "x", 1),
+        txmsg_call_options_set_body(d->options, 0, NULL, 1),
+        txmsg_call_options_set_body(d->options, 4096, "x", 1),
+        txmsg_call_options_set_body(d->options, 0, "x", (size_t)65 << 20),
+        txmsg_call_options_clear_bodies(NULL),
+        txmsg_check_set_body(NULL, 0, "x", 1),
         txmsg_client_flush(c, -1),
         txmsg_client_dispatch(c, -1),
         txmsg_send_in_transaction(c, &id, one, 1, NULL, NULL, NULL, NULL),
@@ -213,6 +247,8 @@ static void obey(struct drive *d, char **w) {
         drive_batches(d, (int)strtol(w[1], NULL, 10), (int)strtol(w[2], NULL, 10), w[3]);
     } else if (strcmp(w[0], "get") == 0) {
         drive_get(d, w);
+    } else if (strcmp(w[0], "clear") == 0) {
+        say(txmsg_call_options_clear_bodies(d->options));
     } else if (strcmp(w[0], "flush") == 0) {
         say(txmsg_client_flush(d->client, strtoll(w[1], NULL, 10)));
     } else if (strcmp(w[0], "free") == 0) {
@@ -248,6 +284,7 @@ static txmsg_client *make(struct drive *d, int argc, char **argv) {
         if (strcmp(name, "--check") == 0) {
             e = txmsg_options_set_check_listener(o, listen, d);
             check_decision = decision_of(value);
+            check_completes = strcmp(value, "complete") == 0;
             ASSERT(txmsg_call_options_set_check_after_ms(d->options, 1000) == TXMSG_OK);
             ASSERT(txmsg_call_options_set_business_key(d->options, "order-1") == TXMSG_OK);
         }

@@ -65,7 +65,8 @@ void drive_batches(struct drive *d, int batches, int each, const char *topic) {
         }
         status = txmsg_batch(d->client, operations, (size_t)each, results);
         for (int i = 0; i < each; i++) {
-            bool ok = txmsg_result_status(results[i]) == TXMSG_OK && strcmp(txmsg_result_id(results[i])->text, ids[i].text) == 0;
+            bool ok = txmsg_result_status(results[i]) == TXMSG_OK &&
+                      strcmp(txmsg_result_id(results[i])->text, ids[i].text) == 0;
             done += ok;
             other += !ok;
         }
@@ -90,9 +91,9 @@ static void say_view(const txmsg_result *r) {
     printf("%s id=%s state=%d origin=%d reason=%s view=%d producer=%s business_key=%s decision=%d why=%s checks=%d "
            "messages=%zu topic=%s key=%.*s body=%.*s body_size=%lld colour=%s prepared=%d decided=%d deliveries=%zu",
            txmsg_status_name(txmsg_result_status(r)), txmsg_result_id(r)->text, txmsg_result_state(r),
-           txmsg_result_origin(r), txmsg_result_reason(r), v != NULL, txmsg_view_producer(v), txmsg_view_business_key(v),
-           txmsg_view_decision(v), txmsg_view_reason(v), txmsg_view_checks(v), txmsg_view_messages(v),
-           txmsg_view_topic(v, 0), (int)key_n, key ? key : "", (int)body_n, body ? body : "",
+           txmsg_result_origin(r), txmsg_result_reason(r), v != NULL, txmsg_view_producer(v),
+           txmsg_view_business_key(v), txmsg_view_decision(v), txmsg_view_reason(v), txmsg_view_checks(v),
+           txmsg_view_messages(v), txmsg_view_topic(v, 0), (int)key_n, key ? key : "", (int)body_n, body ? body : "",
            (long long)txmsg_view_body_size(v, 0), header ? header : "", txmsg_result_prepare_time_us(r) > 0,
            txmsg_result_decision_time_us(r) > 0, txmsg_view_deliveries(v, 0));
     for (size_t i = 0; i < txmsg_view_deliveries(v, 0); i++)
@@ -125,8 +126,10 @@ void drive_get(struct drive *d, char **w) {
 
 size_t drive_misuse_batch(struct drive *d, const txmsg_message *const *one, size_t *of) {
     static const char not_made[] = "not a result";
-    txmsg_operation good = {.kind = TXMSG_PUBLISH, .id = &(txmsg_id){""}, .messages = one, .n = 1}, two[] = {good, good};
-    txmsg_operation no_kind = good, no_id = good, no_message = good, empty = {.kind = TXMSG_CONFIRM, .id = &(txmsg_id){""}};
+    txmsg_operation good = {.kind = TXMSG_PUBLISH, .id = &(txmsg_id){""}, .messages = one, .n = 1},
+                    two[] = {good, good};
+    txmsg_operation no_kind = good, no_id = good, no_message = good,
+                    empty = {.kind = TXMSG_CONFIRM, .id = &(txmsg_id){""}};
     txmsg_result *wrong[1];
     size_t size, refused = 0;
 

@@ -86,17 +86,35 @@ static void test_prepare(void **state) {
 
 static void test_others(void **state) {
     txmsg_message *m = txmsg_message_new("t");
+    assert_int_equal(txmsg_message_set_body_later(m, 1), TXMSG_OK);
     const txmsg_message *const one[] = {m};
     struct op_content c = {.kind = OP_PUBLISH, .id = ID, .producer = "shop", .messages = one, .n = 1};
     Txmsg__V1__PipelineRequest *frame = round_trip(&c, 1);
 
     assert_int_equal(frame->operations[0]->operation->operation_case, TXMSG__V1__OPERATION__OPERATION_PUBLISH);
     assert_int_equal(frame->operations[0]->operation->publish->n_messages, 1);
+    assert_true(frame->operations[0]->operation->publish->messages[0]->body_later);
     txmsg__v1__pipeline_request__free_unpacked(frame, NULL);
     c = (struct op_content){.kind = OP_CONFIRM, .id = ID, .producer = "shop"};
     frame = round_trip(&c, UINT64_MAX);
     assert_string_equal(frame->operations[0]->operation->confirm->transaction_id, ID);
     txmsg__v1__pipeline_request__free_unpacked(frame, NULL);
+    struct bodies bodies = {0};
+    assert_int_equal(bodies_set(&bodies, 0, "first", 5, 100), TXMSG_OK);
+    assert_int_equal(bodies_set(&bodies, 300, "third", 5, 100), TXMSG_OK);
+    assert_int_equal(bodies_set(&bodies, 0, "", 0, 100), TXMSG_OK);
+    assert_int_equal(bodies_set(&bodies, 300, bytes, 101, 100), TXMSG_ERROR_INVALID);
+    assert_int_equal(bodies.size, 5);
+    c.bodies = &bodies;
+    frame = round_trip(&c, 7);
+    const Txmsg__V1__ConfirmRequest *confirm = frame->operations[0]->operation->confirm;
+    assert_int_equal(confirm->n_bodies, 2);
+    assert_int_equal(confirm->bodies[0]->n, 0);
+    assert_int_equal(confirm->bodies[0]->body.len, 0);
+    assert_int_equal(confirm->bodies[1]->n, 300);
+    assert_memory_equal(confirm->bodies[1]->body.data, "third", 5);
+    txmsg__v1__pipeline_request__free_unpacked(frame, NULL);
+    bodies_clear(&bodies);
     c = (struct op_content){.kind = OP_CANCEL, .id = ID, .producer = "shop", .reason = "no stock"};
     frame = round_trip(&c, 1 << 20);
     assert_string_equal(frame->operations[0]->operation->cancel->reason, "no stock");
@@ -138,7 +156,7 @@ static void test_sizes(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_prepare), cmocka_unit_test(test_others), cmocka_unit_test(test_get),
-                                       cmocka_unit_test(test_sizes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_prepare), cmocka_unit_test(test_others),
+                                       cmocka_unit_test(test_get), cmocka_unit_test(test_sizes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

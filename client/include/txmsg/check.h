@@ -57,6 +57,16 @@ TXMSG_API const void *txmsg_check_key(const txmsg_check *check, size_t n, size_t
 /* The body of message `n` and its size; `size` may be NULL. NULL where it has none, or the producer's policy sends none (include_body). */
 TXMSG_API const void *txmsg_check_body(const txmsg_check *check, size_t n, size_t *size);
 
+/* 1: message `n` was prepared with txmsg_message_set_body_later(), and a TXMSG_COMMITTED must bring its body. Else 0. */
+TXMSG_API int txmsg_check_body_later(const txmsg_check *check, size_t n);
+
+/*
+ * Of the answer, while the listener runs: the body of message `n`, copied. It goes with TXMSG_COMMITTED only. Replaces the one before. TXMSG_OK;
+ * TXMSG_ERROR_INVALID: it was not declared to come later, is NULL with a size, or makes more than 7 MiB together; TXMSG_ERROR_MEMORY. A
+ * TXMSG_COMMITTED without all bodies that were declared is no answer: the check comes again.
+ */
+TXMSG_API int txmsg_check_set_body(const txmsg_check *check, size_t n, const void *body, size_t size);
+
 /* A header of message `n` by its exact name; NULL where it has none. */
 TXMSG_API const char *txmsg_check_header(const txmsg_check *check, size_t n, const char *name);
 

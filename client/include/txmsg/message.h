@@ -23,6 +23,12 @@ TXMSG_API void txmsg_message_free(txmsg_message *message);
 /* The body: `size` bytes, opaque to the service. NULL is allowed where `size` is 0. Replaces the one before. */
 TXMSG_API int txmsg_message_set_body(txmsg_message *message, const void *body, size_t size);
 
+/*
+ * 1: its body comes later, with txmsg_confirm(), out of the executor of txmsg_send_in_transaction(), or with the answer to a check: an id that is born
+ * inside the local transaction, for one. The body here must be empty then. Of prepare only. 0 or 1; default 0.
+ */
+TXMSG_API int txmsg_message_set_body_later(txmsg_message *message, int later);
+
 /* The partition key: `size` bytes. NULL is allowed where `size` is 0. Replaces the one before. */
 TXMSG_API int txmsg_message_set_key(txmsg_message *message, const void *key, size_t size);
 

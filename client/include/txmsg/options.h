@@ -78,6 +78,16 @@ TXMSG_API int txmsg_call_options_set_business_key(txmsg_call_options *options, c
 /* Age at which the first check is made. Of Prepare. 0, the default: as the producer's policy says; else at most 30 days. */
 TXMSG_API int txmsg_call_options_set_check_after_ms(txmsg_call_options *options, int64_t age_ms);
 
+/*
+ * Of Confirm: the body of message `n`, from 0, that was prepared with txmsg_message_set_body_later(). Replaces the one before of the same message; NULL is
+ * allowed where `size` is 0. TXMSG_ERROR_INVALID from 64 MiB on, all together. Exactly those that were declared must be there, with the first
+ * Confirm and with every repeat: else TXMSG_REFUSED with BODIES_MISMATCH, or CONTENT_DIFFERS where the stored ones are others.
+ */
+TXMSG_API int txmsg_call_options_set_body(txmsg_call_options *options, size_t n, const void *body, size_t size);
+
+/* None any more: before the same options are used for another transaction. */
+TXMSG_API int txmsg_call_options_clear_bodies(txmsg_call_options *options);
+
 /* Why, for people. Of Cancel. NULL: none, the default. */
 TXMSG_API int txmsg_call_options_set_reason(txmsg_call_options *options, const char *reason);
 
