@@ -1,6 +1,7 @@
 """PostgreSQL goes away, freezes, or is too slow: nothing is answered OK that is not stored, and recovery needs nobody."""
 
 import concurrent.futures
+import contextlib
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ import grpc
 import pytest
 from harness import rounds
 from harness.client import (CONFIRMED, DEADLINE, Client, error_of, message, prepare_request, publish_request, result_error)
+from harness.drive import Drive
 from harness.ids import uuid7
 from harness.peers import Proxy
 from harness.world import POSTGRES
@@ -212,6 +214,83 @@ def test_batch_during_an_outage(world, topic):
         assert {result_error(r).code for r in results} == {"UNAVAILABLE"}
     finally:
         world.proxy.mend()
+
+
+# --- seen through libtxmsg ---
+
+streams_or_calls = pytest.mark.parametrize("unary", [0, 1], ids=["stream", "unary"])
+
+
+@contextlib.contextmanager
+def down(world, topic, how=signal.SIGINT):
+    world.postgres.stop(how)
+    try:
+        refused_by_outage(world, topic)
+        yield
+    finally:
+        world.postgres.start()
+        world.proxy.target = world.postgres.port
+
+
+def hold_commits(world):
+    """Until PostgreSQL stops: what is sent meanwhile is in flight then."""
+    world.sql("BEGIN; LOCK TABLE lane_log IN SHARE MODE")
+    return lambda: world.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")[0][0] > 0
+
+
+def stored(world, topic):
+    return world.sql("SELECT count(*) FROM message WHERE topic = %s", topic)[0][0]
+
+
+@streams_or_calls
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["fast", "crash"])
+def test_the_library_repeats_until_it_is_back(world, topic, how, unary):
+    """Some calls are in flight when PostgreSQL stops, some begin while it is away. All are repeated under their ids within their
+    deadline: each ends OK, and is stored once."""
+    own = world.topic(nowhere={"discard": {}})
+    with Drive(world.txmsgd.grpc, unary=unary, timeout=120000) as early, \
+            Drive(world.txmsgd.grpc, unary=unary, timeout=120000) as late:
+        waits = hold_commits(world)
+        early.tell("threads", 16, 50, own)
+        wait_until(waits, 30, "some are in flight")
+        with down(world, topic, how):
+            late.tell("threads", 4, 25, own)
+            refused_by_outage(world, topic)
+        assert early.hear() == {"OK": "800", "wrong": "0", "text": ""}
+        assert late.hear() == {"OK": "100", "wrong": "0", "text": ""}
+    works_again(world, topic)
+    assert stored(world, own) == 900
+
+
+@streams_or_calls
+def test_the_library_gives_up_truly(world, topic, unary):
+    """PostgreSQL stays away for longer than their deadline: what was in flight ends UNAVAILABLE or UNKNOWN, and each is true; what
+    begins later is not executed, and what was executed is UNKNOWN until the same call is made again."""
+    own = world.topic(nowhere={"discard": {}})
+    with Drive(world.txmsgd.grpc, unary=unary, timeout=1500) as drive, \
+            Drive(world.txmsgd.grpc, unary=unary, timeout=1500) as executing:
+        tx = drive("prepare", "-", topic, "tea", 20000)["id"]
+        executing.tell("transaction", "-", topic, "tea", "wait", 20000)
+        begun = executing.hear()["id"]
+        waits = hold_commits(world)
+        drive.tell("flood", 500, own)
+        wait_until(waits, 30, "some are in flight")
+        with down(world, topic):
+            ended = {k: int(v) for k, v in drive.hear().items() if v.isdigit()}
+            done, unknown = ended.get("OK", 0), ended.get("UNKNOWN", 0)
+            assert sum(ended.values()) == 500 == done + unknown + ended.get("UNAVAILABLE", 0)
+            late = drive("transaction", "-", topic, "tea", "committed", 700)
+            assert (late["status"], late["executed"]) in {("UNAVAILABLE", "0"), ("UNKNOWN", "0")}
+            assert drive("get", tx, 700)["status"] == "UNAVAILABLE"
+            assert drive("confirm", tx, 700)["status"] in {"UNAVAILABLE", "UNKNOWN"}
+            executing.tell("go on") # it committed: nobody can be told
+            wait_until(lambda: world.txmsgd.get("/readyz")[0] == 503, 20, "readyz says no")
+        lost = executing.hear()
+        assert (lost["status"], lost["executed"]) in {("OK", "1"), ("UNKNOWN", "1")} # within its 20 s, or not
+        works_again(world, topic)
+        assert done <= stored(world, own) <= done + unknown
+        for id_ in (tx, begun):
+            assert drive("confirm", id_, 20000)["status"] == "OK"
 
 
 def test_starts_before_its_database(world, topic):
