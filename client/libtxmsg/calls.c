@@ -5,6 +5,7 @@
 #include "checks.h"
 #include "engine.h"
 #include "handle.h"
+#include "listener.h"
 #include "base/uuid.h"
 #include "message.h"
 
@@ -20,7 +21,7 @@ int txmsg_client_new(const txmsg_options *options, txmsg_client **client) {
     txmsg_client *h;
     int e;
 
-    if (!client || !options_valid(options) || !options->producer)
+    if (!client || !options_valid(options) || !options->producer || (options->check_address && !options->listener))
         return TXMSG_ERROR_INVALID;
     h = handle_new();
     if (!h)
@@ -41,7 +42,7 @@ int txmsg_client_free(txmsg_client *client) {
 
     if (!client)
         return TXMSG_OK;
-    if (client_on_engine() || dispatching || checks_on_listener())
+    if (client_on_engine() || dispatching || listener_calls())
         return TXMSG_ERROR_CALLBACK;
     e = handle_close(client, &c);
     if (e == TXMSG_ERROR_FORKED)
@@ -236,6 +237,17 @@ int txmsg_cancel_async(txmsg_client *client, const txmsg_id *id, const txmsg_cal
 int txmsg_publish_async(txmsg_client *client, txmsg_id *id, const txmsg_message *const *messages, size_t n,
                         const txmsg_call_options *options, txmsg_done_fn done, void *arg) {
     return call_begin(client, &(struct call){OP_PUBLISH, id, id, messages, n, options}, done, arg);
+}
+
+int txmsg_client_check_port(txmsg_client *client) {
+    struct client *c;
+    int port = handle_enter(client, &c);
+
+    if (port)
+        return port;
+    port = checks_port(c->checks);
+    handle_leave(client);
+    return port;
 }
 
 /* --- joining an event loop --- */

@@ -1,4 +1,4 @@
-/* The inside of a check: what came, and where its answer goes. */
+/* The inside of a check: what came, and where its answer goes. Streams have such checks, and so has the server. */
 #pragma once
 
 #include "txmsg/check.h"
@@ -14,15 +14,19 @@ struct check_body {
     uint32_t n;
     struct bytes bytes;
 };
+enum { CHECK_BYTES_MAX = 32 << 20 };
+
 struct txmsg_check {
-    struct list link;
-    struct arena arena;
+    struct list link;   /* of the listener's queue, later of its owner's */
+    struct arena arena; /* what it has of its own */
     txmsg_id id;
     const Txmsg__V1__CheckRequest *request;
-    uint64_t tag;
-    struct watch *watch; /* the stream, and which opening of it */
+    bool asked;                                  /* the listener has it, or had it */
+    enum txmsg_decision decision;                /* its answer */
+    void (*answered)(struct txmsg_check *check); /* hands it back to its owner. @locks client->lock */
+    uint64_t tag; /* of a stream's: what it is called there, the stream, and which opening of it */
+    struct watch *watch;
     uint64_t opening;
-    enum txmsg_decision decision;
     struct check_body *bodies;
     size_t bodies_size; /* bytes of all */
 };

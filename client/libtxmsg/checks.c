@@ -1,22 +1,22 @@
 /*
- * The streams of Checks. A check goes from the engine to `jobs`, to a listener's thread, and comes back as an answer of its stream; the answers that
+ * The streams of Checks. A check goes from the engine to the listener, and comes back as an answer of its stream; the answers that
  * gather while a frame is being written go together in the next, and give their credit back. An answer whose stream has ended meanwhile is dropped: the
- * service asks again.
+ * service asks again. With an address of its own the client opens no streams: check_server.c.
  */
 #include "checks.h"
 
-#include "check_inside.h"
+#include "check_server.h"
 #include "core/retry.h"
+#include "listener.h"
 #include "rpc/crossing.h"
 #include "rpc/payload.h"
 #include "rpc/rpc.h"
 #include "rpc/wire.h"
 
 #include <grpc/byte_buffer.h>
-#include <signal.h>
 
 /* FRAME_BYTES: of bodies; the last answer may pass it by its own. */
-enum { CREDIT = 64, FRAME_BYTES = 512 << 10, CHECK_BYTES_MAX = 32 << 20, RETRY_MAX_MS = 2000 };
+enum { CREDIT = 64, FRAME_BYTES = 512 << 10, RETRY_MAX_MS = 2000 };
 
 enum batch { OPENED, WRITTEN, READ, ENDED, BATCHES };
 struct watch_event {
@@ -41,21 +41,11 @@ struct watch { /* a stream */
 
 struct checks {
     struct client *client;
-    txmsg_check_fn listener;
-    void *arg;
-    pthread_t *threads;
-    size_t threads_n, watches_n;
+    struct listener *listener;
+    struct check_server *server; /* NULL = streams */
+    size_t watches_n;
     struct watch *watches;
-    pthread_cond_t changed;
-    struct list jobs;
-    bool stopped;
 };
-
-static _Thread_local bool on_listener;
-
-bool checks_on_listener(void) {
-    return on_listener;
-}
 
 static void check_free(struct txmsg_check *check) {
     list_del(&check->link);
@@ -129,6 +119,8 @@ static void on_opened(struct client *c, struct event *ev, bool ok) {
 
 /* --- what comes --- */
 
+static void on_answered(struct txmsg_check *check);
+
 static struct txmsg_check *read_check(struct watch *w, struct bytes in) {
     struct txmsg_check *check = mem_zalloc(sizeof(*check));
     ProtobufCAllocator allocator;
@@ -146,6 +138,7 @@ static struct txmsg_check *read_check(struct watch *w, struct bytes in) {
     }
     check->request = tagged->check;
     check->tag = tagged->tag;
+    check->answered = on_answered;
     check->watch = w;
     check->opening = w->opening;
     return check;
@@ -164,10 +157,8 @@ static bool take_frame(struct watch *w) {
     for (frame = wire_reader(in); wire_next(&frame, &f) == 1;) {
         struct txmsg_check *check = f.id == 1 && f.type == WIRE_BYTES ? read_check(w, f.bytes) : NULL;
 
-        if (!check)
-            continue;
-        list_add_tail(&w->checks->jobs, &check->link);
-        pthread_cond_signal(&w->checks->changed);
+        if (check)
+            listener_ask(w->checks->listener, check);
     }
     return true;
 }
@@ -264,6 +255,8 @@ static void on_written(struct client *c, struct event *ev, bool ok) {
 bool checks_turn(struct checks *k, uint64_t now) {
     bool later = false;
 
+    if (k->server)
+        return check_server_turn(k->server, now);
     for (size_t i = 0; i < k->watches_n; i++) {
         struct watch *w = &k->watches[i];
 
@@ -275,45 +268,16 @@ bool checks_turn(struct checks *k, uint64_t now) {
     return later;
 }
 
-/* --- the listener's threads --- */
-
-static void answer(struct txmsg_check *check) {
+static void on_answered(struct txmsg_check *check) {
     struct watch *w = check->watch;
 
-    if (check->opening != w->opening || w->ended) {
+    if (check->opening != w->opening || w->ended || w->checks->client->closing) {
         check_free(check);
         return;
     }
     list_add_tail(&w->answers, &check->link);
     w->answers_n++;
     write_one(w);
-}
-
-static void *listener_main(void *arg) {
-    struct checks *k = arg;
-
-    pthread_setname_np(pthread_self(), "txmsg-checks");
-    on_listener = true;
-    pthread_mutex_lock(&k->client->lock);
-    while (!k->stopped) {
-        struct list *e = list_pop(&k->jobs);
-
-        if (!e) {
-            pthread_cond_wait(&k->changed, &k->client->lock);
-            continue;
-        }
-        struct txmsg_check *check = LIST_ENTRY(e, struct txmsg_check, link);
-        pthread_mutex_unlock(&k->client->lock);
-        enum txmsg_decision decision = k->listener(k->arg, check);
-        pthread_mutex_lock(&k->client->lock);
-        check->decision = decision == TXMSG_COMMITTED || decision == TXMSG_ROLLED_BACK ? decision : TXMSG_UNDECIDED;
-        if (k->stopped)
-            check_free(check);
-        else
-            answer(check);
-    }
-    pthread_mutex_unlock(&k->client->lock);
-    return NULL;
 }
 
 /* --- life --- */
@@ -331,21 +295,20 @@ static void init_watch(struct watch *w, struct checks *k, grpc_channel *channel)
     grpc_metadata_array_init(&w->trailers);
 }
 
-static int start_threads(struct checks *k) {
-    size_t wanted = (size_t)k->client->o->check_threads;
-    sigset_t all, before;
-    int e = 0;
+static int make_watches(struct checks *k) {
+    const struct client *c = k->client;
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    for (; !e && k->threads_n < wanted; k->threads_n += !e)
-        e = pthread_create(&k->threads[k->threads_n], NULL, listener_main, k);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return e ? TXMSG_ERROR_SYSTEM : TXMSG_OK;
+    k->watches = mem_calloc(c->o->addresses_n, sizeof(*k->watches));
+    if (!k->watches)
+        return TXMSG_ERROR_MEMORY;
+    for (; k->watches_n < c->o->addresses_n; k->watches_n++)
+        init_watch(&k->watches[k->watches_n], k, c->routes[k->watches_n * (size_t)c->o->channels].channel);
+    return TXMSG_OK;
 }
 
 int checks_make(struct client *c, struct checks **ret) {
     struct checks *k;
+    int e;
 
     *ret = NULL;
     if (!c->o->listener)
@@ -354,25 +317,26 @@ int checks_make(struct client *c, struct checks **ret) {
     if (!k)
         return TXMSG_ERROR_MEMORY;
     k->client = c;
-    k->listener = c->o->listener;
-    k->arg = c->o->listener_arg;
-    list_init(&k->jobs);
-    pthread_cond_init(&k->changed, NULL);
-    k->threads = mem_calloc((size_t)c->o->check_threads, sizeof(*k->threads));
-    k->watches = mem_calloc(c->o->addresses_n, sizeof(*k->watches));
-    if (!k->threads || !k->watches)
-        return TXMSG_ERROR_MEMORY;
-    for (; k->watches_n < c->o->addresses_n; k->watches_n++)
-        init_watch(&k->watches[k->watches_n], k, c->routes[k->watches_n * (size_t)c->o->channels].channel);
-    return start_threads(k);
+    e = listener_make(c, &k->listener);
+    if (!e)
+        e = c->o->check_address ? check_server_make(c, k->listener, &k->server) : make_watches(k);
+    return e;
+}
+
+int checks_port(const struct checks *k) {
+    return k && k->server ? check_server_port(k->server) : TXMSG_ERROR_INVALID;
 }
 
 void checks_cancel(struct checks *k) {
+    struct list left = LIST_INIT(left);
+
     if (!k)
         return;
-    k->stopped = true;
-    free_all(&k->jobs);
-    pthread_cond_broadcast(&k->changed);
+    if (k->server)
+        check_server_stop(k->server);
+    if (k->listener)
+        listener_stop(k->listener, &left);
+    free_all(&left); /* of streams; the server has taken its own back */
     for (size_t i = 0; i < k->watches_n; i++)
         if (k->watches[i].call)
             grpc_call_cancel(k->watches[i].call, NULL);
@@ -384,15 +348,13 @@ void checks_destroy(struct checks *k) {
     pthread_mutex_lock(&k->client->lock);
     checks_cancel(k);
     pthread_mutex_unlock(&k->client->lock);
-    for (size_t i = 0; i < k->threads_n; i++)
-        pthread_join(k->threads[i], NULL);
+    listener_free(k->listener);
+    check_server_free(k->server);
     for (size_t i = 0; i < k->watches_n; i++) {
         free_all(&k->watches[i].answers);
         grpc_metadata_array_destroy(&k->watches[i].headers);
         grpc_metadata_array_destroy(&k->watches[i].trailers);
     }
-    pthread_cond_destroy(&k->changed);
-    mem_free(k->threads);
     mem_free(k->watches);
     mem_free(k);
 }

@@ -360,10 +360,13 @@ int client_make(const txmsg_options *o, struct client **ret) {
         e = start_thread(c);
     if (!e && c->checks)
         client_wake(c);
-    if (e)
+    if (e) {
+        int why = errno; /* part of TXMSG_ERROR_ADDRESS */
         client_destroy(c);
-    else
+        errno = why;
+    } else {
         *ret = c;
+    }
     return e;
 }
 

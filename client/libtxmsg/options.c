@@ -42,6 +42,7 @@ void txmsg_options_free(txmsg_options *o) {
     for (size_t i = 0; i < o->addresses_n; i++)
         mem_free(o->addresses[i]);
     mem_free(o->producer);
+    mem_free(o->check_address);
     mem_free(o);
 }
 
@@ -56,6 +57,14 @@ static int replace_text(char **at, const char *s) {
         return TXMSG_ERROR_MEMORY;
     mem_free(*at);
     *at = copy;
+    return TXMSG_OK;
+}
+
+static int set_or_clear(char **at, const char *s) {
+    if (s)
+        return text_ok(s) ? replace_text(at, s) : TXMSG_ERROR_INVALID;
+    mem_free(*at);
+    *at = NULL;
     return TXMSG_OK;
 }
 
@@ -123,6 +132,10 @@ int txmsg_options_set_check_threads(txmsg_options *o, int64_t threads) {
     return options_valid(o) ? set_number(&o->check_threads, threads, 1, CHECK_THREADS_MAX) : TXMSG_ERROR_INVALID;
 }
 
+int txmsg_options_set_check_address(txmsg_options *o, const char *address) {
+    return options_valid(o) ? set_or_clear(&o->check_address, address) : TXMSG_ERROR_INVALID;
+}
+
 txmsg_options *options_copy(const txmsg_options *o) {
     txmsg_options *c = txmsg_options_new();
     int e = c ? TXMSG_OK : TXMSG_ERROR_MEMORY;
@@ -133,6 +146,8 @@ txmsg_options *options_copy(const txmsg_options *o) {
         e = txmsg_options_add_address(c, "127.0.0.1:7400");
     if (!e && o->producer)
         e = txmsg_options_set_producer(c, o->producer);
+    if (!e)
+        e = txmsg_options_set_check_address(c, o->check_address);
     if (e) {
         txmsg_options_free(c);
         return NULL;
@@ -179,14 +194,6 @@ int txmsg_call_options_set_timeout_ms(txmsg_call_options *o, int64_t timeout_ms)
 
 int txmsg_call_options_set_check_after_ms(txmsg_call_options *o, int64_t age_ms) {
     return call_options_valid(o) ? set_number(&o->check_after_ms, age_ms, 0, CHECK_AFTER_MAX_MS) : TXMSG_ERROR_INVALID;
-}
-
-static int set_or_clear(char **at, const char *s) {
-    if (s)
-        return text_ok(s) ? replace_text(at, s) : TXMSG_ERROR_INVALID;
-    mem_free(*at);
-    *at = NULL;
-    return TXMSG_OK;
 }
 
 int txmsg_call_options_set_business_key(txmsg_call_options *o, const char *key) {

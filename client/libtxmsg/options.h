@@ -16,6 +16,7 @@ struct txmsg_options {
     int64_t timeout_ms, max_in_flight, max_bytes, channels, check_threads;
     txmsg_check_fn listener; /* NULL = none */
     void *listener_arg;
+    char *check_address; /* NULL = streams */
     bool unary, dispatch;
 };
 bool options_valid(const txmsg_options *o); /* NULL allowed */

@@ -34,6 +34,8 @@ const char *txmsg_status_name(int status) {
         return "ERROR_CALLBACK";
     case TXMSG_ERROR_SYSTEM:
         return "ERROR_SYSTEM";
+    case TXMSG_ERROR_ADDRESS:
+        return "ERROR_ADDRESS";
     default:
         return "?";
     }

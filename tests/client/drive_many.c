@@ -4,7 +4,7 @@
 #include <poll.h>
 #include <pthread.h>
 
-enum { LOWEST = TXMSG_ERROR_SYSTEM, STATUSES = TXMSG_UNKNOWN - TXMSG_ERROR_SYSTEM + 1 };
+enum { LOWEST = TXMSG_ERROR_ADDRESS, STATUSES = TXMSG_UNKNOWN - TXMSG_ERROR_ADDRESS + 1 };
 
 struct many {
     struct drive *drive;

@@ -1,4 +1,4 @@
-"""A producer over libtxmsg: the program tests/client/drive.c, told by lines what to do."""
+"""Producers over libtxmsg: the programs tests/client/drive.c and answer.c, told by lines what to do."""
 
 import re
 import subprocess
@@ -9,12 +9,15 @@ from . import BUILD
 class Drive:
     """One process with one client. `options` are those of its command line, `server` may be several."""
 
+    program = "txmsg-drive"
+    killed = False
+
     def __init__(self, server, producer="shop", **options):
         servers = [server] if isinstance(server, str) else server
         words = [w for s in servers for w in ("--server", s)] + ["--producer", producer]
         for name, value in options.items():
             words += [f"--{name.replace('_', '-')}", str(value)]
-        self.process = subprocess.Popen([BUILD / "tests/client/txmsg-drive", *words], stdin=subprocess.PIPE,
+        self.process = subprocess.Popen([BUILD / "tests/client" / self.program, *words], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True, bufsize=1)
 
     def tell(self, *words):
@@ -36,9 +39,10 @@ class Drive:
 
     def close(self):
         self.process.stdin.close()
-        assert self.process.wait(60) == 0
+        assert self.process.wait(60) == 0 or self.killed
 
     def kill(self):
+        self.killed = True
         self.process.kill()
         self.process.wait()
 
@@ -51,3 +55,17 @@ class Drive:
         else:
             self.close()
         self.process.stdout.close()
+
+
+class Answerer(Drive):
+    """The program tests/client/answer.c: it serves checks at an address of its own."""
+
+    program = "txmsg-answer"
+
+    def __init__(self, server, producer="shop", **options):
+        super().__init__(server, producer, **options)
+        self.port = int(self.hear()["port"])
+
+    @property
+    def url(self):
+        return f"grpc://127.0.0.1:{self.port}"

@@ -1,6 +1,6 @@
 /*
  * Checks: txmsg asks what became of a transaction that was prepared and neither confirmed nor cancelled. A client with a listener answers them over streams
- * that it holds open, one to each address, so the application needs no listening port.
+ * that it holds open, one to each address, so the application needs no listening port; or, with a check address, as a server that is asked there.
  *
  * A check is valid until its listener returns.
  */
@@ -19,8 +19,8 @@ extern "C" {
  * may still run, when the database cannot be asked, and in every doubt: the service asks again. Answer from the primary database.
  *
  * Comes on threads of the library made for it, as many at a time as the options say. It may wait, and call functions of the client that wait, but not
- * txmsg_client_free() (TXMSG_ERROR_CALLBACK). It must not throw, and not leave by longjmp(). An answer counts only if it comes before the
- * service's timeout (CheckPolicy.timeout); a later one is ignored, and the check comes again.
+ * txmsg_client_free() (TXMSG_ERROR_CALLBACK), which waits for it. It must not throw, and not leave by longjmp(). An answer counts only if it comes before
+ * the service's timeout (CheckPolicy.timeout); a later one is ignored, and the check comes again.
  */
 typedef enum txmsg_decision (*txmsg_check_fn)(void *arg, const txmsg_check *check);
 
@@ -29,6 +29,25 @@ typedef enum txmsg_decision (*txmsg_check_fn)(void *arg, const txmsg_check *chec
  * the default. TXMSG_OK; TXMSG_ERROR_INVALID for NULL options.
  */
 TXMSG_API int txmsg_options_set_check_listener(txmsg_options *options, txmsg_check_fn listener, void *arg);
+
+/*
+ * Of a client's options: where the listener is asked, "0.0.0.0:7500" or "[::]:7500", in place of streams. From txmsg_client_new() until txmsg_client_free()
+ * the client serves CheckService there, for `check: {endpoints: ["grpc://HOST:7500"]}` of its producer; checks of another producer are refused.
+ * Port 0 is any free one: txmsg_client_check_port(). Batches are answered with what there is a little before their deadline, so that a slow
+ * listener settles some each time. Without a listener, txmsg_client_new() is TXMSG_ERROR_INVALID. NULL: streams, the default.
+ *
+ * The service takes 1 MiB at a time there, so larger bodies (txmsg_check_set_body()) go over streams only.
+ *
+ * There is no TLS and no credential: whoever reaches the address may ask about any id, and a listener that closes ids it does not know
+ * (the record of local_tx.h) closes that one. So it is for a network of your own. At most 128 connections and 256 calls at a time; what is
+ * beyond waits, or is refused and asked again.
+ *
+ * TXMSG_OK; TXMSG_ERROR_INVALID for NULL options, text that is empty or not UTF-8; TXMSG_ERROR_MEMORY.
+ */
+TXMSG_API int txmsg_options_set_check_address(txmsg_options *options, const char *address);
+
+/* The port at which the client is asked. Below 0: TXMSG_ERROR_INVALID without a check address, or another error. Any thread. */
+TXMSG_API int txmsg_client_check_port(txmsg_client *client);
 
 /* Of a client's options: how many threads answer checks, each one at a time. 1 to 64; default 1. */
 TXMSG_API int txmsg_options_set_check_threads(txmsg_options *options, int64_t threads);

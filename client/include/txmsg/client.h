@@ -30,7 +30,8 @@ extern "C" {
 
 /*
  * Makes a client. It connects when it is first used. Starts a thread. TXMSG_OK: *client is the caller's, to be released by txmsg_client_free();
- * TXMSG_ERROR_INVALID (no producer, an address that is not one), TXMSG_ERROR_MEMORY, TXMSG_ERROR_SYSTEM.
+ * TXMSG_ERROR_INVALID (no producer, an address that is not one), TXMSG_ERROR_ADDRESS (of txmsg_options_set_check_address(); errno says why),
+ * TXMSG_ERROR_MEMORY, TXMSG_ERROR_SYSTEM.
  *
  * The first client initialises gRPC in this process. It looks names up by the system's resolver unless GRPC_DNS_RESOLVER is set.
  */

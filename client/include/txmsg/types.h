@@ -58,7 +58,9 @@ enum txmsg_status {
     /* A call that waits was made from a callback on the library's own thread, where it would wait for itself. */
     TXMSG_ERROR_CALLBACK = -6,
     /* The system refused a thread, a socket or a descriptor. */
-    TXMSG_ERROR_SYSTEM = -7
+    TXMSG_ERROR_SYSTEM = -7,
+    /* The check address is not one, is taken, or may not be used: errno says which. */
+    TXMSG_ERROR_ADDRESS = -8
 };
 
 /* "OK", "REFUSED", "ERROR_BUSY"; "?" for any other number. Static text. Any thread. */
