@@ -1,12 +1,22 @@
 """libtxmsg as it is installed: its headers in C and C++, pkg-config, both forms of the library, what it exports, and that
 every exported function is declared and explained."""
 
+import contextlib
 import os
 import re
 import subprocess
+import time
+import urllib.error
+import urllib.request
 
+import psycopg2
 import pytest
+import webhook
 from harness import BUILD, TOP
+from harness.client import CANCELLED, CHECK, CONFIRMED, message
+from harness.ids import uuid7
+from harness.recipes import recipes
+from servers.process import free_port, wait_until
 
 HEADERS = TOP / "client/include/txmsg"
 LIBRARIES = ("libtxmsg", "libtxmsg-consumer", "libtxmsg-pq")
@@ -135,6 +145,76 @@ def test_the_example_sends(installed, tmp_path, world):
     lines = run(program, topic, "tea", world.txmsgd.grpc, env=env).splitlines()
     assert lines[1].startswith("OK ")
     assert world.wait_state(lines[1].split()[1], 2)
+
+
+@pytest.fixture
+def check_http(installed, tmp_path, world):
+    """The example that answers checks over HTTP, built as its head says and started on a database: its port."""
+    _, env = installed
+    program = tmp_path / "check_http"
+    libraries = run("pkg-config", "--cflags", "--libs", "libtxmsg-consumer", "libtxmsg-pq", env=env).split() + \
+        run("pkg-config", "--cflags", "--libs", "libmicrohttpd", "jansson", "libpq").split()
+    run(*COMPILERS["c11"], "-D_DEFAULT_SOURCE", *STRICT, TOP / "client/examples/c/check_http.c", "-x", "none", *libraries,
+        "-o", program, env=env)
+    with contextlib.ExitStack() as started:
+        def start(database, secret):
+            at, port = psycopg2.extensions.parse_dsn(world.postgres.dsn(database)), free_port()
+            there = {f"PG{name}": at[key] for name, key in
+                     {"HOST": "host", "PORT": "port", "USER": "user", "DATABASE": "dbname"}.items()}
+            process = subprocess.Popen([program, str(port)], stdin=subprocess.PIPE,
+                                       env={**env, **there, "CHECK_SECRET": secret})
+            started.callback(lambda: (process.stdin.close(), process.wait(30)))
+            wait_until(lambda: post(port, b"", {}) == 401, 30, "it listens")
+            return port
+
+        yield start
+
+
+def post(port, body, headers):
+    """The status of a question; None: nobody is there."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/check", data=body, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
+
+
+def signed(secret, body):
+    now = str(int(time.time()))
+    return {"webhook-id": "1", "webhook-timestamp": now, "webhook-signature": webhook.sign(secret, "1", now, body)}
+
+
+def test_the_example_answers_checks_over_http(check_http, world):
+    """From the record of local transactions: what is there committed, what is not there never can any more."""
+    database, secret, topic = f"{world.name}_record", webhook.new_secret(), world.topic(sink={"discard": {}})
+    record = recipes("local-transaction-record.md", "PostgreSQL")
+    world.postgres.create_database(database)
+    port = check_http(database, secret)
+    world.apply(producers=[{"name": "recorded", "check": {
+        "endpoints": [f"http://127.0.0.1:{port}/check"], "secret": secret, "first_after": "1s", "initial": "1s"}}])
+    ids = [uuid7(), uuid7()]
+    with contextlib.closing(psycopg2.connect(world.postgres.dsn(database))) as db, db, db.cursor() as sql:
+        for statement in record["schema"]:
+            sql.execute(statement)
+        sql.execute("INSERT INTO txmsg_local_tx VALUES (%s, 'COMMITTED')", (ids[0],))
+    for tx in ids:
+        world.client.prepare([message(topic)], tx=tx, producer="recorded")
+    assert [world.wait_state(tx, state).origin for tx, state in zip(ids, (CONFIRMED, CANCELLED))] == [CHECK, CHECK]
+    with contextlib.closing(psycopg2.connect(world.postgres.dsn(database))) as db, db.cursor() as sql:
+        sql.execute("SELECT decision FROM txmsg_local_tx WHERE id = %s", (ids[1],))
+        assert sql.fetchone() == ("ROLLED_BACK",)
+
+
+def test_the_http_example_answers_nothing_in_doubt(check_http, world):
+    secret = webhook.new_secret()
+    port = check_http(f"{world.name}_that_is_not_there", secret)
+    question = b'{"transactionId": "%s"}' % uuid7().encode()
+    assert post(port, question, signed(secret, question)) == 503
+    assert post(port, question, signed(webhook.new_secret(), question)) == 401
+    assert post(port, b"{}", signed(secret, b"{}")) == 400
 
 
 def test_the_man_page_reads_and_names_what_is_there(installed):
