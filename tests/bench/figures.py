@@ -46,6 +46,7 @@ FIGURES = {
     "two_replicas": (replicas.two_replicas, "unary_256 over two connections, to two replicas and to one in turns"),
     "history_10m": (history.history, "unary_256 on a long history and on an empty database in turns"),
     "recovery": (recovery.recovery, "an undecided message, decided by CheckBatch"),
+    "recovery_pull": (recovery.recovery_pull, "the same over a stream of Checks, through libtxmsg"),
     "recovery_history": (recovery.recovery_history, "the same on a long history"),
     "forward_http": (forward.http, "accepted and delivered to an HTTP/1.1 consumer, at the rate that both keep up"),
     "forward_rabbitmq": (forward.rabbitmq, "accepted and published to RabbitMQ, persistent and confirmed"),
@@ -56,10 +57,10 @@ FIGURES = {
     "life_steady": (life.life_steady, "the whole life of a message: unary_256, delivery, retention"),
 }
 DEFAULT = ["unary_1", "unary_32", "unary_256", "insert", "echo_256", "echo_pair_256"]
-ONCE = {"recovery", "recovery_history", "isolation", "dead_backlog", "backlog_drain", "held_snapshot", "life_steady"}
+ONCE = {"recovery", "recovery_pull", "recovery_history", "isolation", "dead_backlog", "backlog_drain", "held_snapshot", "life_steady"}
 # Messages a second to reach, and ratios to another figure of the same run.
 GOALS = {"unary_1": 1100, "unary_32": 10000, "unary_256": 17000, "batch_100x4": 60000, "pipeline_32": 24000,
-         "pipeline_256": 55000, "pipeline_1024": 75000, "recovery": 5000, "forward_http": 8000,
+         "pipeline_256": 55000, "pipeline_1024": 75000, "recovery": 5000, "recovery_pull": 5000, "forward_http": 8000,
          "forward_rabbitmq": 6000, "life_steady": 13000}
 RATIOS = {"duplicates_10": ("unary_256", 0.75), "undecided_10": ("unary_256", 0.95),
           "recovery_history": ("recovery", 0.90)}

@@ -24,8 +24,13 @@ def recovery_history(place):
     return drain(place, history.service(place))
 
 
-def drain(place, service):
-    """They are left open while nobody is there to ask. Then an endpoint is configured that answers all of CheckBatch."""
+def recovery_pull(place):
+    return drain(place, place.service("pull"), streams=True)
+
+
+def drain(place, service, streams=False):
+    """They are left open while nobody is there to ask. Then an endpoint is configured that answers all of CheckBatch; or an application
+    starts that answers over a stream of Checks, through libtxmsg."""
     count = place.options.recover
     service.apply(producer())
     before = service.decided("check")
@@ -36,17 +41,20 @@ def drain(place, service):
     left = result["total"]["undecided"]
     wait_until(lambda: int(service.session.ask("SELECT count(*) FROM check_due")) >= left, 120,
                f"all {left} are due for a check", alive=service.alive, interval=0.5)
-    endpoint, port = place.tool("bench-echo", "--undecided=100")
+    answering, port = (None, None) if streams else place.tool("bench-echo", "--undecided=100")
     place.postgres.psql("CHECKPOINT")
-    begin = service.snapshot(endpoint.pid)
+    begin = service.snapshot(answering.pid if answering else 0)
     with Sampler(0.1, decided=lambda: service.decided("check") - before, mib=service.resident) as sampler:
-        service.apply(producer(port))
+        if streams:
+            answering, _ = place.tool("bench-pull", f"--server={service.target}", f"--producer={PRODUCER}", "--undecided=100")
+        else:
+            service.apply(producer(port))
         wait_until(lambda: service.decided("check") - before >= left, 60 + left / 50, f"{left} are decided by checks",
                    alive=service.alive, interval=0.05)
-        end = service.snapshot(endpoint.pid)
+        end = service.snapshot(answering.pid)
     service.settle()
     service.apply(producer())
-    endpoint.stop(10)
+    answering.stop(10)
     seconds = end["time"] - begin["time"]
     first = next(r["time"] for r in sampler.rows if r["decided"] > 0)
     say(f"drained {left} in {seconds:.1f} s, the first after {first - begin['time']:.1f} s")

@@ -14,8 +14,8 @@ from servers.process import Process, wait_until
 RUN = pathlib.Path(__file__).resolve().parents[1] / "bench/run"
 SCALE = {"seconds": 0.3, "warmup": 0.1, "runs": 1, "minutes": 0.1, "width": 2, "history": 3000, "backlog": 700,
          "recover": 400, "phase": 0.5, "rate": 200, "sample": 0.1}
-NAMES = ["two_replicas", "history_10m", "recovery", "forward_http", "isolation", "dead_backlog", "backlog_drain",
-         "held_snapshot", "life_steady"]
+NAMES = ["two_replicas", "history_10m", "recovery", "recovery_pull", "forward_http", "isolation", "dead_backlog",
+         "backlog_drain", "held_snapshot", "life_steady"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def once(report, request):
 
 
 def test_what_was_answered_was_stored_and_delivered(report):
-    assert set(report["check"]) == {"replicas", "empty", "history", "recovery", "http", "isolation", "dead", "backlog",
+    assert set(report["check"]) == {"replicas", "empty", "history", "recovery", "pull", "http", "isolation", "dead", "backlog",
                                     "held", "life"}
     for check in report["check"].values():
         assert check["ok"] and check["prepared"] > 0
@@ -62,6 +62,11 @@ def test_history_10m(report):
 def test_recovery(report, once):
     assert SCALE["recover"] <= once["messages"] == report["check"]["recovery"]["decided_by_checks"]
     assert report["check"]["recovery"]["unexpected_checks"] == 0
+
+
+def test_recovery_pull(report, once):
+    assert SCALE["recover"] <= once["messages"] == report["check"]["pull"]["decided_by_checks"]
+    assert report["check"]["pull"]["unexpected_checks"] == 0
 
 
 def test_forward_http(once):
