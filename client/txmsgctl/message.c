@@ -45,6 +45,7 @@ static const struct ctl_option list_options[] = {
     {"--since", "TIME", "RFC 3339, or an age such as 1h; default 1h"},
     {"--until", "TIME", "RFC 3339, or an age; default now"},
     {"--limit", "N", "at most so many; default 50"},
+    {"--deliveries", NULL, "also what became of the messages, by subscription; at most 100"},
     {NULL, NULL, NULL},
 };
 
@@ -327,6 +328,18 @@ static int parse_state(const char *v, Txmsg__V1__TransactionState *ret) {
     return ctl_usage("--state: '%s' is none of prepared, confirmed, cancelled, stuck", v);
 }
 
+/* "stock delivered, points retrying": in the order of messages. */
+static const char *deliveries_text(struct ctl *c, const Txmsg__V1__Transaction *x) {
+    const char *all = "";
+    for (size_t i = 0; i < x->n_messages; i++)
+        for (size_t k = 0; k < x->messages[i]->n_deliveries; k++) {
+            const Txmsg__V1__Delivery *d = x->messages[i]->deliveries[k];
+            all = mem_must(arena_printf(&c->arena, "%s%s%s %s", all, *all ? ", " : "", d->subscription,
+                                        ctl_enum(c, &txmsg__v1__delivery_state__descriptor, (int)d->state)));
+        }
+    return *all ? all : "-";
+}
+
 static int cmd_list(struct ctl *c) {
     Txmsg__V1__ListTransactionsRequest q;
     txmsg__v1__list_transactions_request__init(&q);
@@ -342,19 +355,23 @@ static int cmd_list(struct ctl *c) {
         code = ctl_time_option(c, "--until", -1, &q.end_time);
     if (code != CTL_OK)
         return code;
+    q.include_deliveries = args_has(&c->args, "--deliveries");
     const ProtobufCMessage *r;
     code = ctl_call(c, SERVICE "ListTransactions", &q.base, &txmsg__v1__list_transactions_response__descriptor, &r);
     if (code != CTL_OK || !r)
         return code;
     const Txmsg__V1__ListTransactionsResponse *resp = (const Txmsg__V1__ListTransactionsResponse *)r;
     struct table t = {0};
-    table_row(&t, 7, "TRANSACTION", "STATE", "ORIGIN", "PRODUCER", "TOPIC", "PREPARED", "BUSINESS KEY");
+    table_row(&t, q.include_deliveries ? 8 : 7, "TRANSACTION", "STATE", "ORIGIN", "PRODUCER", "TOPIC", "PREPARED",
+              "BUSINESS KEY", "DELIVERIES");
     for (size_t i = 0; i < resp->n_transactions; i++) {
         const Txmsg__V1__Transaction *x = resp->transactions[i];
         const char *topic = x->n_messages ? x->messages[0]->message->topic : "-";
-        table_row(&t, 7, x->transaction_id, ctl_enum(c, &txmsg__v1__transaction_state__descriptor, (int)x->state),
+        table_row(&t, q.include_deliveries ? 8 : 7, x->transaction_id,
+                  ctl_enum(c, &txmsg__v1__transaction_state__descriptor, (int)x->state),
                   ctl_enum(c, &txmsg__v1__decision_origin__descriptor, (int)x->origin), x->producer, topic,
-                  ctl_time(c, x->prepare_time), *x->business_key ? ctl_text(c, x->business_key) : "-");
+                  ctl_time(c, x->prepare_time), *x->business_key ? ctl_text(c, x->business_key) : "-",
+                  deliveries_text(c, x));
     }
     table_print(&t);
     return ctl_more(resp->next_page_token);

@@ -19,7 +19,7 @@ struct query {
     struct rpc_error err;
 };
 
-enum { PAGE_DEFAULT = 50, PAGE_MAX = 1000 };
+enum { PAGE_DEFAULT = 50, PAGE_MAX = 1000, PAGE_DELIVERIES_MAX = 100 };
 #define LIST_WINDOW_US (3600ll * 1000000)
 
 static void reply(struct rpc_call *call, void *arg) {
@@ -187,7 +187,8 @@ static int parse_filter(struct message_service *m, const Txmsg__V1__ListTransact
     f->state = (enum tx_state)in->state;
     f->end_us = in->end_time ? codec_timestamp_us(in->end_time) : store_now_us(m->store) + 1000000;
     f->start_us = in->start_time ? codec_timestamp_us(in->start_time) : f->end_us - LIST_WINDOW_US;
-    f->limit = in->page_size == 0 ? PAGE_DEFAULT : MIN(in->page_size, PAGE_MAX);
+    f->deliveries = in->include_deliveries;
+    f->limit = in->page_size == 0 ? PAGE_DEFAULT : MIN(in->page_size, f->deliveries ? PAGE_DELIVERIES_MAX : PAGE_MAX);
     if (in->page_size < 0)
         return codec_refuse(a, &q->err, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "page_size", "is negative");
     if (f->business_key && !f->producer)

@@ -187,6 +187,7 @@ struct view_tx_req {
     view_tx_fn *one;
     view_list_fn *list;
     void *arg;
+    struct pg_conn *conn; /* of a list with deliveries; NULL when they are here */
     bool bodies;
     struct view_tx *txs;
     struct tx_content **contents;     /* messages and deliveries point into them */
@@ -316,9 +317,9 @@ static void put_delivery(struct view_tx_req *q, const PGresult *res, int row, st
     }
 }
 
-static void put_deliveries(struct view_tx_req *q, const PGresult *res) {
+static void put_deliveries(struct view_tx_req *q, struct view_tx *t, const PGresult *res) {
     size_t n = (size_t)PQntuples(res);
-    if (q->n == 0 || q->txs[0].state != TX_CONFIRMED || n == 0)
+    if (t->state != TX_CONFIRMED || n == 0)
         return;
     struct view_delivery *d = arena_zalloc(&q->q.arena, n * sizeof(*d));
     if (!d) {
@@ -327,8 +328,16 @@ static void put_deliveries(struct view_tx_req *q, const PGresult *res) {
     }
     for (size_t k = 0; k < n; k++)
         put_delivery(q, res, (int)k, &d[k]);
-    q->txs[0].deliveries = q->deliveries = d;
-    q->txs[0].deliveries_n = n;
+    t->deliveries = q->deliveries = d;
+    t->deliveries_n = n;
+}
+
+static int ask_deliveries(struct view_tx_req *q, const struct uuid *id) {
+    struct pg_params p;
+    pg_params_init(&p);
+    pg_param_uuid(&p, id);
+    pg_param_int32(&p, READ_FOLD_ENTRIES);
+    return view_send(&q->q, view_stmts, "view_deliveries", &p);
 }
 
 static void put_checks(struct view_tx_req *q, const PGresult *res) {
@@ -380,7 +389,8 @@ static void get_result(struct view_req *req, int i, PGresult *res) {
         txs_result(q, res);
         break;
     case 1:
-        put_deliveries(q, res);
+        if (q->n)
+            put_deliveries(q, &q->txs[0], res);
         break;
     case 2:
         put_checks(q, res);
@@ -404,18 +414,15 @@ int view_get(struct pg_conn *c, const struct uuid *id, bool bodies, bool history
     q->bodies = bodies;
     q->q.result = get_result;
     q->q.done = get_done;
-    struct pg_params tx, deliveries, story;
+    struct pg_params tx, story;
     pg_params_init(&tx);
     pg_param_uuid(&tx, id);
     pg_param_bool(&tx, bodies);
-    pg_params_init(&deliveries);
-    pg_param_uuid(&deliveries, id);
-    pg_param_int32(&deliveries, READ_FOLD_ENTRIES);
     int r = view_begin(c, &q->q);
     if (r == 0)
         r = view_send(&q->q, view_stmts, "view_tx", &tx);
     if (r == 0)
-        r = view_send(&q->q, view_stmts, "view_deliveries", &deliveries);
+        r = ask_deliveries(q, id);
     pg_params_init(&story);
     pg_param_uuid(&story, id);
     if (r == 0 && history)
@@ -436,8 +443,40 @@ static void list_result(struct view_req *req, int i, PGresult *res) {
     txs_result(CONTAINER_OF(req, struct view_tx_req, q), res);
 }
 
+/* The i-th of the transactions that have deliveries. */
+static void list_delivery_result(struct view_req *req, int i, PGresult *res) {
+    struct view_tx_req *q = CONTAINER_OF(req, struct view_tx_req, q);
+    for (size_t k = 0; k < q->n; k++)
+        if (q->txs[k].state == TX_CONFIRMED && i-- == 0)
+            put_deliveries(q, &q->txs[k], res);
+}
+
+/* A second pipeline asks for the deliveries: 0 = it is under way, 1 = there is nothing to ask. */
+static int list_deliveries(struct view_tx_req *q) {
+    size_t n = 0;
+    for (size_t k = 0; k < q->n; k++)
+        n += q->txs[k].state == TX_CONFIRMED;
+    if (n == 0)
+        return 1;
+    q->q.result = list_delivery_result;
+    int r = view_begin(TAKE(q->conn), &q->q);
+    for (size_t k = 0; k < q->n && r == 0; k++)
+        if (q->txs[k].state == TX_CONFIRMED)
+            r = ask_deliveries(q, &q->txs[k].id);
+    return r < 0 ? r : view_end(&q->q);
+}
+
 static void list_done(struct view_req *req) {
     CLEANUP(tx_cleanup) struct view_tx_req *q = CONTAINER_OF(req, struct view_tx_req, q);
+    if (q->q.code == 0 && q->conn) {
+        int r = list_deliveries(q);
+        if (r == 0)
+            (void)TAKE(q);
+        if (r == 0)
+            return;
+        if (r < 0)
+            q->q.code = r;
+    }
     bool ok = q->q.code == 0;
     q->list(q->arg, q->q.code, ok ? q->txs : NULL, ok ? q->n : 0);
 }
@@ -453,6 +492,7 @@ static int ask_list(struct pg_conn *c, const struct view_filter *f, bool stuck, 
     tx_request_init(q, NULL, fn, arg);
     q->q.result = list_result;
     q->q.done = list_done;
+    q->conn = f->deliveries ? c : NULL;
     struct uuid lo = {{0}}, hi;
     memset(&hi, 0xff, sizeof(hi));
     if (f->start_us)

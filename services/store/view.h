@@ -76,9 +76,10 @@ struct view_filter {
     int64_t start_us, end_us;
     struct uuid before;
     bool has_before;
-    int32_t limit; /* 1..1000 */
+    int32_t limit;   /* 1..1000 */
+    bool deliveries; /* with those of each, without their attempts; of one transaction after the other */
 };
-/* Without bodies and deliveries; headers of a page that come to more than 8 MiB are left out from there on. */
+/* Without bodies, and deliveries unless asked for; headers of a page that come to more than 8 MiB are left out from there on. */
 typedef void view_list_fn(void *arg, int code, const struct view_tx *t, size_t n);
 int view_list(struct pg_conn *c, const struct store *s, const struct view_filter *f, view_list_fn *fn, void *arg)
     MUSTCHECK;

@@ -5,8 +5,9 @@ import time
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from harness.client import (CANCELLED, CONFIRMED, DELIVERY, PREPARED, message, prepare_request, refused)
+from harness.client import (CANCELLED, CONFIRMED, DELIVERY, PREPARED, message, prepare_request, publish_request, refused)
 from harness.ids import uuid7
+from harness.peers import Reply
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +125,43 @@ def test_get_shows_deliveries(world, client):
         for name in ("http", "nothing"):
             world.wait_delivery(tx, f"{topic}-{name}", DELIVERY["DELIVERED"], n)
     assert [d.subscription for d in client.get(tx).messages[0].deliveries] == [f"{topic}-http", f"{topic}-nothing"]
+
+
+def test_list_by_business_key_shows_deliveries(world, client):
+    """What became of order 17: each transaction with the state of each message at each subscription; a page holds 100 at most."""
+    good, bad = world.sink(), world.sink(reply=Reply(410))
+    topic, key = world.topic(good=good, bad=bad), f"order {uuid7()}"
+    ids = {state: uuid7() for state in (CONFIRMED, CANCELLED, PREPARED)}
+    for tx in ids.values():
+        client.prepare([message(topic), message(topic)], tx=tx, business_key=key)
+    client.confirm(ids[CONFIRMED])
+    client.cancel(ids[CANCELLED])
+    again = uuid7()
+    client.publish([message(topic)], tx=again, business_key=key)
+    for tx, n in ((ids[CONFIRMED], 0), (ids[CONFIRMED], 1), (again, 0)):
+        world.wait_delivery(tx, f"{topic}-bad", DELIVERY["DEAD"], n)
+        world.wait_delivery(tx, f"{topic}-good", DELIVERY["DELIVERED"], n)
+    plain = client.list(producer="shop", business_key=key)
+    assert len(plain.transactions) == 4 and not any(m.deliveries for t in plain.transactions for m in t.messages)
+    found = {t.transaction_id: t for t in client.list(producer="shop", business_key=key, include_deliveries=True).transactions}
+    assert {tx: t.state for tx, t in found.items()} == {**{tx: s for s, tx in ids.items()}, again: CONFIRMED}
+    ends = [(f"{topic}-bad", DELIVERY["DEAD"], 1), (f"{topic}-good", DELIVERY["DELIVERED"], 0)]
+    for tx, t in found.items():
+        for m in t.messages:
+            assert [(d.subscription, d.state, d.attempts) for d in m.deliveries] == (ends if t.state == CONFIRMED else [])
+            assert all("410" in d.last_error for d in m.deliveries if d.state == DELIVERY["DEAD"])
+    shown = world.ctl("list", "--producer", "shop", "--business-key", key, "--deliveries")
+    assert f"{topic}-bad dead, {topic}-good delivered, {topic}-bad dead, {topic}-good delivered" in shown
+
+
+def test_pages_with_deliveries_are_smaller(world, client):
+    topic, producer = world.topic(nothing={"discard": {}}), world.unique("p")
+    world.apply(producers=[producer])
+    ids = [uuid7() for _ in range(130)]
+    client.batch([publish_request([message(topic)], tx=tx, producer=producer) for tx in ids])
+    page = client.list(producer=producer, page_size=1000, include_deliveries=True)
+    rest = client.list(producer=producer, page_size=1000, include_deliveries=True, page_token=page.next_page_token)
+    assert (len(page.transactions), len(rest.transactions), rest.next_page_token) == (100, 30, "")
+    both = [*page.transactions, *rest.transactions]
+    assert {t.transaction_id for t in both} == set(ids)
+    assert all([d.subscription for d in t.messages[0].deliveries] == [f"{topic}-nothing"] for t in both)
