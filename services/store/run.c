@@ -30,7 +30,7 @@ const struct pg_stmt run_stmts[] = {
                  " UNION ALL SELECT run, NULL, lane, state = 'sealed' FROM lane WHERE state <> 'drained'"},
     {"run_end_owner", "SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a"
                       " WHERE starts_with(a.application_name, 'txmsg-lane-' || $1::int4 || '-')"
-                      " AND a.pid <> pg_backend_pid()"
+                      " AND a.pid <> pg_backend_pid() AND a.datname = current_database()"
                       " AND pg_has_role(a.usesysid, 'USAGE')"
                       " AND EXISTS (SELECT 1 FROM lane l"
                       " WHERE l.lane = $1::int4 AND l.run = $2::uuid AND l.state <> 'drained')"

@@ -195,3 +195,28 @@ def test_dead_sink_does_not_keep_others_from_adopted_lanes(site, postgres):
             good.wait_for(tx, timeout=120)
     finally:
         world.close()
+
+
+def test_lanes_of_other_databases_are_left_alone(site, postgres, world):
+    """Lanes have the same numbers in each database of a server: whoever takes one ends the connections of its own database only."""
+    other = site.world("takeover_other", DEAD_AFTER, postgres=postgres).start()
+    try:
+        def connections():
+            return other.sql("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'txmsg-lane-%%' ORDER BY 1")
+
+        before = wait_until(connections, 20, "the other daemon has a lane")
+        other_lanes = {lane for lane, in other.sql("SELECT lane FROM lane")}
+        second = heir(world)
+        taken = set(lanes_of(world, world.txmsgd))
+        assert taken & other_lanes
+        world.txmsgd.kill()
+        wait_until(lambda: not lanes_left(world, taken), 30, "its lanes are taken")
+        assert connections() == before
+        second.stop()
+    finally:
+        other.close()
+
+
+def lanes_left(world, lanes):
+    """Those of these lanes that are still open."""
+    return world.sql("SELECT lane FROM lane WHERE state = 'open' AND lane = ANY (%s)", sorted(lanes))
