@@ -43,6 +43,17 @@ def test_a_lost_decision_is_settled_by_the_listener(world, topic, producer, deci
              "body": "tea", "colour": "green", "age": "1", "refused": "1", "none": "1"}
 
 
+@pytest.mark.parametrize("decision,state", [("committed", CONFIRMED), ("rolled_back", CANCELLED)])
+def test_an_executor_that_jumped_out_is_settled_by_the_listener(world, topic, producer, decision, state):
+    """Nothing but the check decides it, whatever the local transaction had come to."""
+    with Drive(world.txmsgd.grpc, producer=producer) as drive:
+        drive.tell("transaction", "-", topic, "tea", "jump", 20000)
+        tx = drive.hear()["id"]
+        assert drive.hear()["status"] == "jumped" and world.client.get(tx).state == PREPARED
+        with Drive(world.txmsgd.grpc, producer=producer, check=decision):
+            assert world.wait_state(tx, state).origin == CHECK
+
+
 def test_undecided_is_asked_again_and_never_guessed(world, topic, producer):
     with Drive(world.txmsgd.grpc, producer=producer, check="undecided") as drive:
         tx = leave_open(drive, topic)
