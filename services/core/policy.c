@@ -108,11 +108,12 @@ int topology_add_topic(struct topology *t, const char *name, const json_t *spec,
 int topology_add_producer(struct topology *t, const char *name, const json_t *spec, struct errmsg *e) {
     struct producer_conf *c;
     struct check_policy check;
+    struct outcome_topics outcomes;
     const char *kept;
     int r;
 
     memset(&check, 0, sizeof(check));
-    r = spec_producer(name, spec, &t->memory->arena, &check, e);
+    r = spec_producer(name, spec, &t->memory->arena, &check, &outcomes, e);
     if (r < 0)
         return r;
     if (topology_producer(t, bytes_str(name)))
@@ -122,6 +123,8 @@ int topology_add_producer(struct topology *t, const char *name, const json_t *sp
         return -ENOMEM;
     c->name = kept;
     c->check = check;
+    c->outcomes = outcomes;
+    t->tells_delivered |= outcomes.delivered[0] != '\0';
     hmap_add(&t->producers, &c->node, name_hash(bytes_str(name)));
     return 0;
 }

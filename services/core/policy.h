@@ -28,10 +28,17 @@ struct check_policy {
     int rate;                          /* checks per second over all workers; 0 = no limit */
 };
 
+/* Where events of what became of a producer's messages are published; "" = nowhere. */
+struct outcome_topics {
+    const char *delivered, *dead; /* the store looks up which, in the transaction of the outcome */
+};
+#define POLICY_OWN_PRODUCER "txmsg" /* of what the service itself publishes: has no outcomes, so events have none */
+
 struct producer_conf {
     struct hnode node;
     const char *name;
     struct check_policy check;
+    struct outcome_topics outcomes;
 };
 
 struct topic_conf {
@@ -99,6 +106,7 @@ struct topology {
     _Atomic int refs;
     int64_t epoch;
     struct hmap topics, producers; /* by hash_bytes(name) */
+    bool tells_delivered;          /* a producer wants to hear of each delivery */
     struct sub_conf *subs;
     int subs_n;
     struct policy_store *memory; /* owns every string and array above */
@@ -121,3 +129,9 @@ void topology_pause_sub(struct topology *t, int32_t id); /* before anybody share
 const struct topic_conf *topology_topic(const struct topology *t, struct bytes name);       /* NULL = unknown */
 const struct producer_conf *topology_producer(const struct topology *t, struct bytes name); /* NULL = unknown */
 const struct sub_conf *topology_sub(const struct topology *t, int32_t id);                  /* NULL = unknown */
+/* Is a delivery of this producer's to be told of? One comparison where no producer wants it. */
+static inline bool topology_tells_delivered(const struct topology *t, struct bytes producer) {
+    const struct producer_conf *p = t->tells_delivered ? topology_producer(t, producer) : NULL;
+
+    return p && p->outcomes.delivered[0] != '\0';
+}

@@ -11,8 +11,8 @@
  * --- policy_spec.c: one JSON value each -> the struct, every default filled in. Texts are copied into the arena. ---
  */
 int spec_topic(const char *name, const json_t *spec, struct errmsg *e) MUSTCHECK;
-int spec_producer(const char *name, const json_t *spec, struct arena *a, struct check_policy *out, struct errmsg *e)
-    MUSTCHECK;
+int spec_producer(const char *name, const json_t *spec, struct arena *a, struct check_policy *out,
+                  struct outcome_topics *outcomes, struct errmsg *e) MUSTCHECK;
 /* Fills everything but id and name. On success the caller owns out->sink.http.headers. */
 int spec_sub(const char *name, const json_t *spec, struct arena *a, struct sub_conf *out, struct errmsg *e) MUSTCHECK;
 

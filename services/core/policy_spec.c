@@ -13,6 +13,7 @@
 #define CHECK(m) offsetof(struct check_policy, m)
 #define SUB(m)   offsetof(struct sub_conf, m)
 #define SINK(m)  offsetof(struct sink_conf, m)
+#define TOLD(m)  offsetof(struct outcome_topics, m)
 
 static const struct member topic_members[] = {
     {"name", MEMBER_NESTED},
@@ -24,6 +25,13 @@ static const struct member producer_members[] = {
     {"name", MEMBER_NESTED},
     {"description", MEMBER_ABOUT, .max = 1024},
     {"check", MEMBER_NESTED},
+    {"outcomes", MEMBER_NESTED},
+    {NULL},
+};
+
+static const struct member outcome_members[] = {
+    {"delivered", MEMBER_TEXT, TOLD(delivered), .max = LIMIT_NAME},
+    {"dead", MEMBER_TEXT, TOLD(dead), .max = LIMIT_NAME},
     {NULL},
 };
 
@@ -212,8 +220,18 @@ static int read_check_endpoints(const struct spec *s, const json_t *list, struct
     return MIN(n, 0);
 }
 
-int spec_producer(const char *name, const json_t *spec, struct arena *a, struct check_policy *out, struct errmsg *e) {
-    const struct spec top = {a, e, ""}, s = {a, e, "check."};
+static int read_outcomes(const struct spec *s, const char *producer, const json_t *obj, struct outcome_topics *out) {
+    int r = read_members(s, outcome_members, obj, out);
+
+    if (r == 0 && strcmp(producer, POLICY_OWN_PRODUCER) == 0 && (out->delivered[0] || out->dead[0]))
+        return err_set(s->e, -EINVAL,
+                       "outcomes: producer " POLICY_OWN_PRODUCER " is the service itself, and has no outcomes");
+    return r;
+}
+
+int spec_producer(const char *name, const json_t *spec, struct arena *a, struct check_policy *out,
+                  struct outcome_topics *outcomes, struct errmsg *e) {
+    const struct spec top = {a, e, ""}, s = {a, e, "check."}, o = {a, e, "outcomes."};
     const json_t *check = member_of(spec, "check");
     int r = check_names(&top, name, spec);
 
@@ -221,6 +239,8 @@ int spec_producer(const char *name, const json_t *spec, struct arena *a, struct 
         r = read_members(&top, producer_members, spec, out);
     if (r == 0)
         r = read_members(&s, check_members, check, out);
+    if (r == 0)
+        r = read_outcomes(&o, name, member_of(spec, "outcomes"), outcomes);
     out->backoff.list_n = 0;
     if (r == 0)
         r = read_check_endpoints(&s, member_of(check, "endpoints"), out);

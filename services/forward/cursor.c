@@ -5,7 +5,8 @@
  * A message that is not due yet (deliver_at) or that expired is settled without an attempt, as a spilled one whose row
  * waits for its time, or says that it was discarded.
  *
- * A spilled message keeps its parcel, without the payload, until its row is in a batch. The window bounds what is
+ * A spilled message keeps its parcel, without the payload, until its row is in a batch; so does a delivered one whose producer is to
+ * be told of it, for the row of the outbox. The window bounds what is
  * under way; UNRECORDED_MAX bounds what would be delivered again if this process died, also while the store cannot
  * commit.
  */
@@ -59,7 +60,9 @@ void cursor_abandon(struct sub_cursor *c) {
 
     for (uint64_t id = c->window.head; id < c->window.tail; id++) {
         const struct window_slot *s = window_slot(&c->window, id);
-        n += s->state == WINDOW_DONE || (s->state == WINDOW_FLIGHT && !((const struct parcel *)s->item)->queued);
+        const struct parcel *p = s->item; /* none of a DONE one */
+        n += s->state == WINDOW_DONE || (s->state == WINDOW_SPILL && p->told) ||
+             (s->state == WINDOW_FLIGHT && !p->queued);
     }
     if (n)
         metric_add(c->feed->env->duplicates, n);
@@ -98,8 +101,12 @@ static void parcel_done(struct parcel *p) {
 
     if (p->d.verdict == SINK_OK) {
         metric_add(p->from_log ? env->from_log : env->from_memory, 1);
-        window_settle(&c->window, slot, WINDOW_DONE);
-        parcel_put(&env->pool, p);
+        p->told = forward_tells(env, p->d.content);
+        window_settle(&c->window, slot, p->told ? WINDOW_SPILL : WINDOW_DONE);
+        if (p->told)
+            tx_content_unref(TAKE(p->d.content));
+        else
+            parcel_put(&env->pool, p);
     } else {
         spill_due(p, c->outlet->conf);
         tx_content_unref(TAKE(p->d.content));
@@ -150,6 +157,8 @@ static int start(struct sub_cursor *c, const struct tail_item *item, uint16_t n)
     struct forward_env *env = o->env;
 
     if (!may_start(c) || window_room(&c->window) != 0)
+        return 1;
+    if (env->telling_late && forward_tells(env, item->content))
         return 1;
     struct parcel *p = parcel_get(&env->pool);
     if (!p)
@@ -282,10 +291,12 @@ static int pass(struct sub_cursor *c, struct lane_batch *b) {
     c->staged_done += n;
     while ((s = window_head(&c->window)) && s->state == WINDOW_SPILL) {
         struct parcel *p = s->item;
-        r = add_spill(c, b, s);
+        r = p->told ? lane_add_told(b, c->outlet->conf->id, &p->tx, (int16_t)p->d.n) : add_spill(c, b, s);
         if (r != 0)
             break;
-        c->spilled += p->dead || p->expired ? 0 : 1; /* the lane counts dead and discarded ones itself */
+        c->delivered += p->told;
+        c->staged_done += p->told;
+        c->spilled += p->told || p->dead || p->expired ? 0 : 1; /* the lane counts dead and discarded ones itself */
         parcel_put(&c->outlet->env->pool, p);
         window_pop(&c->window);
         n = pop_done(c);
@@ -347,7 +358,8 @@ int64_t cursor_oldest_us(struct sub_cursor *c) {
 
     if (!s)
         return c->stands_at_us;
-    return s->state == WINDOW_DONE ? 0 : ((struct parcel *)s->item)->d.confirmed_us;
+    const struct parcel *p = s->item;
+    return s->state == WINDOW_DONE || p->told ? 0 : p->d.confirmed_us;
 }
 
 bool cursor_passed(const struct sub_cursor *c, struct lane_pos pos) {

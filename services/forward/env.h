@@ -19,6 +19,8 @@ struct forward_env {
     struct forward_options o;
     struct parcel_pool pool;
     bool allowed, draining;
+    const struct topology *topology;           /* the newest, which the forwarder holds; NULL until the first one */
+    bool telling_late;                         /* deliveries whose producer is to be told of them wait */
     uint32_t in_flight;                        /* at all sinks together */
     int sharers;                               /* workers that share a subscription's rate, this one included */
     void (*wake)(void *arg, struct outlet *o); /* it has something to do: served at the next turn of the loop */
@@ -28,6 +30,10 @@ struct forward_env {
 };
 static inline bool forward_may_start(const struct forward_env *env) {
     return env->allowed && !env->draining;
+}
+/* Does the producer of this content want to hear of its deliveries? */
+static inline bool forward_tells(const struct forward_env *env, const struct tx_content *c) {
+    return env->topology && topology_tells_delivered(env->topology, c->producer);
 }
 /* CLOCK_MONOTONIC of this turn, and the database's clock. */
 static inline uint64_t forward_now_ns(const struct forward_env *env) {

@@ -157,6 +157,7 @@ void forward_topology(struct forward *f, struct topology *t) {
     struct topology *old = f->topology;
 
     f->topology = topology_ref(t);
+    f->env.topology = t;
     LIST_FOR_SAFE (e, &f->outlets) {
         struct outlet *o = LIST_ENTRY(e, struct outlet, link);
         const struct sub_conf *conf = topology_sub(t, o->conf->id);
@@ -243,6 +244,12 @@ void forward_allow(struct forward *f, bool allowed) {
 
 void forward_sharers(struct forward *f, int workers) {
     f->env.sharers = workers;
+}
+
+void forward_telling_late(struct forward *f, bool late) {
+    f->env.telling_late = late;
+    LIST_FOR (e, &f->outlets)
+        wake(f, LIST_ENTRY(e, struct outlet, link));
 }
 
 void forward_drain(struct forward *f, void (*fn)(void *arg), void *arg) {

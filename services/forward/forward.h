@@ -36,6 +36,8 @@ void forward_committed(struct forward *f, int32_t lane, int32_t seq, int64_t at_
 void forward_drop_lane(struct forward *f, int32_t lane);
 void forward_allow(struct forward *f, bool allowed);  /* false: start nothing */
 void forward_sharers(struct forward *f, int workers); /* live workers of all replicas: they share the rates */
+/* Outcome events are published slower than they are made: no first attempt is started that would make one. */
+void forward_telling_late(struct forward *f, bool late);
 /* For an adopted lane: true when every cursor has passed its last entry, durably. */
 bool forward_lane_settled(const struct forward *f, int32_t lane);
 /* For an adopted lane: all that is left waits for subscriptions that deliver nothing now (parked or paused). */

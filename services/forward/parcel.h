@@ -23,6 +23,7 @@ struct parcel {
     int64_t due_us;       /* likewise, of one that was not due yet: deliver_at */
     bool dead;            /* likewise: no further attempt */
     bool expired;         /* likewise: discarded */
+    bool told;            /* likewise, of one that was delivered: its producer is to be told */
     bool queued;          /* in its outlet's queue */
     bool probe, from_log;
 };

@@ -20,7 +20,7 @@ struct claim {
     enum delivery_end end;
     int32_t attempt;
     int64_t due_in_ms;
-    bool tried;
+    bool told; /* delivered, and its producer is to be told */
 };
 
 /* The question under way; outlives the retry if that goes first. */
@@ -121,6 +121,7 @@ static void claim_done(struct parcel *p) {
 
     if (p->d.verdict == SINK_OK) {
         metric_add(c->retry->kind == RETRY_REPLAY ? c->retry->env->replayed : c->retry->env->from_log, 1);
+        c->told = forward_tells(c->retry->env, p->d.content);
     } else if (p->d.verdict == SINK_REJECT || p->d.attempt >= conf->max_attempts || too_old(c, conf)) {
         end = DELIVERY_DEAD;
     } else {
@@ -403,6 +404,7 @@ void retry_collect(struct retry *r, struct lane_batch *b) {
             .attempt = c->attempt,
             .error = c->parcel.d.error,
             .how = c->parcel.d.end,
+            .told = c->told,
             .replay = c->c.replay,
         };
         int full = r->kind == RETRY_REPLAY ? lane_add_replay_finish(b, &f) : lane_add_delivery_finish(b, &f);

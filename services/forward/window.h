@@ -3,8 +3,8 @@
  * I/O, no clock, no lane.
  *
  * W is the position before which everything is settled: the position of the oldest message that is not, or where the
- * cursor reads next. A message is settled when it was delivered (DONE) or when its row to retry is in the batch that
- * carries W past it; so a SPILL stops W until whoever collects has added that row, and only then pops it.
+ * cursor reads next. A message is settled when it was delivered (DONE) or when its row, to retry or to tell of it, is in the batch
+ * that carries W past it; so a SPILL stops W until whoever collects has added that row, and only then pops it.
  */
 #pragma once
 

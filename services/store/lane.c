@@ -604,6 +604,8 @@ void lane_free(struct lane *l) {
     mem_free(l->b.check_ends);
     mem_free(l->b.spills);
     mem_free(l->b.delivery_ends);
+    mem_free(l->b.replay_ends);
+    mem_free(l->b.told);
     lane_lost_deinit(l);
     cache_deinit(&l->cache);
     sha256_free(l->sha);

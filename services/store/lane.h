@@ -109,6 +109,11 @@ struct spill {
     bool expired;           /* discarded instead */
 };
 int lane_add_spill(struct lane_batch *b, const struct spill *s) MUSTCHECK;
+/*
+ * A delivery that succeeded at once and whose producer is to be told: an outcome event goes into the outbox. In the same batch as the
+ * progress that passes it, so there is one for each that was recorded.
+ */
+int lane_add_told(struct lane_batch *b, int32_t sub, const struct uuid *tx, int16_t n) MUSTCHECK;
 /* End of a claimed delivery, by token. */
 enum delivery_end { DELIVERY_DELIVERED, DELIVERY_RETRY, DELIVERY_DEAD, DELIVERY_DISCARDED };
 struct delivery_finish {
@@ -121,6 +126,7 @@ struct delivery_finish {
     int32_t attempt;        /* made so far */
     const char *error;      /* RETRY, DEAD; copied. NULL or "": it was not tried */
     struct attempt_end how; /* response: copied */
+    bool told;              /* DELIVERED: as lane_add_told(), if the token holds */
     struct uuid replay;     /* lane_add_replay_finish() */
 };
 int lane_add_delivery_finish(struct lane_batch *b, const struct delivery_finish *f) MUSTCHECK;

@@ -97,7 +97,8 @@ static const struct pg_stmt batch_stmts[] = {
     {"decisions_later_exact",
      DECISION_LATER " CROSS JOIN LATERAL " DECISION_LATER_HEADER " ON CONFLICT (tx) DO NOTHING RETURNING tx"},
     {"lane_end_old", "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-                     " WHERE starts_with(application_name, $1::text) AND pid <> pg_backend_pid()"},
+                     " WHERE starts_with(application_name, $1::text) AND pid <> pg_backend_pid()"
+                     " AND datname = current_database()"},
     {"lane_noop", "INSERT INTO lane_log (lane, seq, kind, nonce) VALUES ($1::int4, $2::int4, 'N', $3::int8)"
                   " ON CONFLICT (lane, seq) DO NOTHING RETURNING at"},
     /* Makes the commit of its transaction one that waits, for the disk and for a synchronous standby, also behind a DO NOTHING. */
@@ -227,8 +228,8 @@ void batch_clear(struct lane_batch *b) {
     b->at_us = 0;
     b->exact = b->noticed = b->committed = false;
     b->stale = b->attempts = 0;
-    b->check_adds_n = b->check_ends_n = b->spills_n = b->delivery_ends_n = b->replay_ends_n = b->prog_n = b->counts_n =
-        0;
+    b->check_adds_n = b->check_ends_n = b->spills_n = b->delivery_ends_n = b->replay_ends_n = b->told_n = 0;
+    b->prog_n = b->counts_n = 0;
     b->added = 0;
     b->ended_n = 0;
     b->ended_known = false;

@@ -48,6 +48,12 @@ struct counts {
     int32_t sub, delivered, dead, discarded, spilled;
 };
 
+struct told {
+    int32_t sub;
+    struct uuid tx;
+    int16_t n;
+};
+
 struct ended {
     int32_t sub;
     int16_t fate;
@@ -75,7 +81,8 @@ struct lane_batch {
     struct check_finish *check_ends;
     struct spill *spills;
     struct delivery_finish *delivery_ends, *replay_ends;
-    uint32_t check_adds_n, check_ends_n, spills_n, delivery_ends_n, replay_ends_n;
+    struct told *told;
+    uint32_t check_adds_n, check_ends_n, spills_n, delivery_ends_n, replay_ends_n, told_n;
     struct prog prog[PROGRESS_MAX];
     struct counts counts[COUNTS_MAX];
     uint32_t prog_n, counts_n;

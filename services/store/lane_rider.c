@@ -1,7 +1,7 @@
 /*
  * Rows that ride along with a batch: first checks, ends of checks, spilled deliveries, ends of deliveries, cursors, counters.
  * The adders copy; the statements are built when the batch is sent, sorted by key, in the order check_due, delivery_due,
- * dead_letter, attempt, discarded, replay_due, replay_count.
+ * dead_letter, attempt, discarded, replay_due, replay_count. Rows of the outbox have keys that nobody else has.
  */
 #include "store/lane_private.h"
 
@@ -32,26 +32,54 @@
 #define DEAD_INSERT                                                                                                    \
     "INSERT INTO dead_letter (sub, tx, n, attempts, error, class, history, producer, topic, business_key, trace, "     \
     "okey, content_type, headers, body)"
-/*
- * What a dead letter has to say to the subscription's dead_letter_topic, from the rows that were really inserted: one for each death. The
- * id is a UUIDv7 of the database's time.
- */
+/* A new row of the outbox; its id is a UUIDv7 of the database's time. */
+#define TELL                                                                                                           \
+    "INSERT INTO outbox (id, topic, business_key, trace, okey, content_type, headers, body)"                           \
+    " SELECT overlay(overlay(gen_random_uuid()::text PLACING substr(t.ms, 1, 8) || '-' || substr(t.ms, 9) FROM 1 FOR"  \
+    " 13) PLACING '7' FROM 15 FOR 1)::uuid, "
+#define TELL_NOW " CROSS JOIN (SELECT lpad(to_hex((extract(epoch FROM now()) * 1000)::int8), 12, '0') AS ms) t"
+/* What a dead letter has to say to the subscription's dead_letter_topic, from the rows that were really inserted: one for each death. */
 #define DEAD_RETURNING " RETURNING sub, tx, n, attempts, error, class, producer, topic, business_key, trace, okey, "   \
     "content_type, headers, body"
 #define TELL_DEAD                                                                                                      \
-    "INSERT INTO outbox (id, topic, business_key, trace, okey, content_type, headers, body)"                           \
-    " SELECT overlay(overlay(gen_random_uuid()::text PLACING substr(t.ms, 1, 8) || '-' || substr(t.ms, 9) FROM 1 FOR"  \
-    " 13) PLACING '7' FROM 15 FOR 1)::uuid, s.topic, x.business_key, x.trace, x.okey, x.content_type,"                 \
+    TELL "s.topic, x.business_key, x.trace, x.okey, x.content_type,"                                                   \
     " (coalesce(x.headers, '{}')::jsonb || jsonb_build_object('txmsg-dead-id', x.tx || '.' || x.n,"                    \
     " 'txmsg-dead-subscription', s.name, 'txmsg-dead-topic', x.topic, 'txmsg-dead-producer', x.producer,"              \
     " 'txmsg-dead-attempts', x.attempts::text, 'txmsg-dead-class', coalesce(x.class, ''), 'txmsg-dead-error',"         \
     " left(regexp_replace(x.error, '[^ -~]', '?', 'g'), 200)))::text, x.body FROM dead x"                              \
     " CROSS JOIN LATERAL (SELECT s.name, s.spec->>'dead_letter_topic' AS topic FROM subscription s WHERE s.id = x.sub" \
-    " AND s.spec->>'dead_letter_topic' <> '' OFFSET 0) s"                                                              \
-    " CROSS JOIN (SELECT lpad(to_hex((extract(epoch FROM now()) * 1000)::int8), 12, '0') AS ms) t"
+    " AND s.spec->>'dead_letter_topic' <> '' OFFSET 0) s" TELL_NOW
+/*
+ * What the producer of a message hears of its outcome, for each of `rows`, if it wants to. A key that is printable goes as text; a backslash
+ * would be one of encode()'s own.
+ */
+#define TELL_OUTCOME(word, rows)                                                                                       \
+    TELL "o.topic, x.business_key, x.trace, x.okey, 'application/json',"                                               \
+    " jsonb_build_object('txmsg-outcome', " word ", 'txmsg-outcome-id', x.tx || '.' || x.n,"                           \
+    " 'txmsg-outcome-subscription', s.name, 'txmsg-outcome-topic', x.topic)::text,"                                    \
+    " convert_to(jsonb_strip_nulls(jsonb_build_object('outcome', " word ", 'transactionId', x.tx,"                     \
+    " 'messageId', x.tx || '.' || x.n, 'n', x.n, 'topic', x.topic, 'producer', x.producer,"                            \
+    " 'businessKey', x.business_key, 'subscription', s.name, 'attempts', x.attempts,"                                  \
+    " 'time', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),"                                 \
+    " 'key', CASE WHEN k.plain THEN encode(x.okey, 'escape') END,"                                                     \
+    " 'keyBase64', CASE WHEN NOT k.plain THEN translate(encode(x.okey, 'base64'), E'\\n', '') END,"                     \
+    " 'errorClass', x.class, 'error', left(x.error, 200)))::text, 'UTF8') FROM " rows " x"                             \
+    " CROSS JOIN LATERAL (SELECT p.spec->'outcomes'->>" word " AS topic FROM producer p WHERE p.name = x.producer"     \
+    " AND p.spec->'outcomes'->>" word " <> '' OFFSET 0) o"                                                             \
+    " CROSS JOIN LATERAL (SELECT s.name FROM subscription s WHERE s.id = x.sub OFFSET 0) s"                            \
+    " CROSS JOIN LATERAL (SELECT encode(x.okey, 'escape') ~ '^[ -\\[\\]-~]*$' AS plain) k" TELL_NOW
+/* The message of `row`, as TELL_OUTCOME() reads it of a delivery that succeeded. */
+#define TOLD_COLUMNS                                                                                                   \
+    "NULL::text AS class, NULL::text AS error, m.producer, m.topic, m.okey, h.business_key, h.trace"
+#define TOLD_OF(row, lo, hi)                                                                                           \
+    " CROSS JOIN LATERAL (SELECT m.producer, m.topic, m.okey FROM message m WHERE m.tx = " row ".tx"                   \
+    " AND m.n = " row ".n AND m.tx BETWEEN " lo " AND " hi " OFFSET 0) m"                                              \
+    " CROSS JOIN LATERAL (SELECT h.business_key, h.trace FROM message h WHERE h.tx = " row ".tx AND h.n = 0"           \
+    " AND h.tx BETWEEN " lo " AND " hi " OFFSET 0) h"
 #define HOW_TYPES(a, b, c, d) ", $" a "::text[], $" b "::int4[], $" c "::int4[], $" d "::text[]"
 #define HOW                   "class, status, latency_ms, response"
-#define ENDS                                                                                                           \
+/* Fate 4 is 0, delivered, and told of: `more` is for that, and only a batch that has one uses it. */
+#define ENDS(more)                                                                                                     \
     "WITH f AS (SELECT * FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int4[], $5::int2[], $6::int8[],"          \
     " $7::int4[], $8::text[]" HOW_TYPES("9", "10", "11", "12") ")"                                                     \
     " f(sub, tx, n, token, fate, due_ms, attempt, error, " HOW ")),"                                                   \
@@ -63,12 +91,18 @@
     " dead AS (" DEAD_INSERT                                                                                           \
     " SELECT g.sub, g.tx, g.n, g.attempt, coalesce(g.error, ''), " STORY("g", "$15::uuid") ", m.producer, "            \
     PAYLOAD_COLUMNS " FROM gone g" PAYLOAD_OF("g", "$13::uuid", "$14::uuid")                                           \
-    " WHERE g.fate = 2 ON CONFLICT (sub, tx, n) DO NOTHING" DEAD_RETURNING "), told AS (" TELL_DEAD "),"                 \
+    " WHERE g.fate = 2 ON CONFLICT (sub, tx, n) DO NOTHING" DEAD_RETURNING "), told AS (" TELL_DEAD "),"               \
+    " outcomes AS (" TELL_OUTCOME("'dead'", "dead") ")," more                                                          \
     " discards AS (INSERT INTO discarded (sub, tx, n, reason) SELECT g.sub, g.tx, g.n, coalesce(g.error, '')"          \
     " FROM gone g WHERE g.fate = 3 ON CONFLICT (tx, sub, n) DO NOTHING),"                                              \
     " tried AS (INSERT INTO attempt " ATTEMPT_COLUMNS " SELECT " ATTEMPT_OF("f", "$15::uuid") " FROM f"                \
-    " WHERE (f.error IS NOT NULL AND f.fate <> 3) OR (f.fate = 0 AND (f.attempt > 1 OR (SELECT 1 FROM attempt a"       \
+    " WHERE (f.error IS NOT NULL AND f.fate <> 3) OR (f.fate % 4 = 0 AND (f.attempt > 1 OR (SELECT 1 FROM attempt a"       \
     " WHERE a.tx = f.tx AND a.sub = f.sub AND a.n = f.n LIMIT 1) IS NOT NULL)))"
+#define ENDS_TOLD                                                                                                      \
+    " good AS (" TELL_OUTCOME("'delivered'", "(SELECT g.sub, g.tx, g.n, g.attempt AS attempts, " TOLD_COLUMNS          \
+    " FROM gone g" TOLD_OF("g", "$13::uuid", "$14::uuid") " WHERE g.fate = 4)") "),"
+#define ENDS_ALL   " SELECT 1 / ((SELECT count(*) FROM kept) + (SELECT count(*) FROM gone) = $16::int8)::int"
+#define ENDS_EXACT " SELECT sub, (fate % 4)::int2 FROM kept UNION ALL SELECT sub, (fate % 4)::int2 FROM gone"
 
 const struct pg_stmt lane_rider_stmts[] = {
     {"check_adds", "INSERT INTO check_due (tx, producer, due)"
@@ -103,11 +137,15 @@ const struct pg_stmt lane_rider_stmts[] = {
      " tried AS (INSERT INTO attempt " ATTEMPT_COLUMNS " SELECT " ATTEMPT_OF("f", "$12::uuid") " FROM f),"
      " dead AS (" DEAD_INSERT
      " SELECT g.sub, g.tx, g.n, g.attempt, g.error, " STORY("g", "$12::uuid") ", m.producer, " PAYLOAD_COLUMNS
-     " FROM f g" PAYLOAD_OF("g", "$10::uuid", "$11::uuid") " ON CONFLICT (sub, tx, n) DO NOTHING" DEAD_RETURNING ") "
-     TELL_DEAD},
+     " FROM f g" PAYLOAD_OF("g", "$10::uuid", "$11::uuid") " ON CONFLICT (sub, tx, n) DO NOTHING" DEAD_RETURNING "),"
+     " told AS (" TELL_DEAD ") " TELL_OUTCOME("'dead'", "dead")},
     /* The optimistic form presumes that every token holds: anything else divides by zero and aborts the batch. */
-    {"delivery_ends", ENDS " SELECT 1 / ((SELECT count(*) FROM kept) + (SELECT count(*) FROM gone) = $16::int8)::int"},
-    {"delivery_ends_exact", ENDS " SELECT sub, fate FROM kept UNION ALL SELECT sub, fate FROM gone"},
+    {"delivery_ends", ENDS("") ENDS_ALL},
+    {"delivery_ends_exact", ENDS("") ENDS_EXACT},
+    {"delivery_ends_told", ENDS(ENDS_TOLD) ENDS_ALL},
+    {"delivery_ends_told_exact", ENDS(ENDS_TOLD) ENDS_EXACT},
+    {"told", TELL_OUTCOME("'delivered'", "(SELECT f.sub, f.tx, f.n, 1 AS attempts, " TOLD_COLUMNS
+     " FROM unnest($1::int4[], $2::uuid[], $3::int2[]) f(sub, tx, n)" TOLD_OF("f", "$4::uuid", "$5::uuid") ")")},
     {"replay_ends",
      "WITH f AS (SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::int2[], $4::int4[], $5::int2[], $6::int8[],"
      " $7::int4[], $8::text[]) f(replay, tx, n, token, fate, due_ms, attempt, error)),"
@@ -218,6 +256,15 @@ int lane_add_spill(struct lane_batch *b, const struct spill *s) {
         counts_of(b, s->sub)->discarded++;
     else if (s->dead)
         counts_of(b, s->sub)->dead++;
+    b->added++;
+    return 0;
+}
+
+int lane_add_told(struct lane_batch *b, int32_t sub, const struct uuid *tx, int16_t n) {
+    int r = room_for((void **)&b->told, b->told_n, sizeof(*b->told));
+    if (r)
+        return r;
+    b->told[b->told_n++] = (struct told){sub, *tx, n};
     b->added++;
     return 0;
 }
@@ -459,6 +506,24 @@ static int send_spills_dead(struct lane *l) {
     return rows ? arrays_send(l, ARRAY_LEN(oids), t, STEP_OTHER, "spills_dead") : 0;
 }
 
+static int send_told(struct lane *l) {
+    static const uint32_t oids[] = {OID_INT4, OID_UUID, OID_INT2};
+    struct lane_batch *b = &l->b;
+    struct uuid lo, hi;
+    if (!b->told_n)
+        return 0;
+    arrays_begin(l, oids, ARRAY_LEN(oids));
+    for (uint32_t i = 0; i < b->told_n; i++) {
+        const struct told *t = &b->told[i];
+        widen(&t->tx, &lo, &hi, i == 0);
+        pgarr_int32(&l->arrays[0], t->sub);
+        pgarr_uuid(&l->arrays[1], &t->tx);
+        pgarr_int16(&l->arrays[2], t->n);
+    }
+    const struct tail_params t = {.lo = &lo, .hi = &hi};
+    return arrays_send(l, ARRAY_LEN(oids), t, STEP_OTHER, "told");
+}
+
 static int by_delivery_end(const void *a, const void *b) {
     const struct delivery_finish *x = a, *y = b;
     if (x->sub != y->sub)
@@ -470,8 +535,12 @@ static int by_delivery_end(const void *a, const void *b) {
 static int send_delivery_ends(struct lane *l) {
     static const uint32_t oids[] = {OID_INT4, OID_UUID, OID_INT2, OID_INT4, OID_INT2,
                                     OID_INT8, OID_INT4, OID_TEXT, HOW_OIDS};
+    static const char *const stmts[2][2] = {{"delivery_ends", "delivery_ends_exact"},
+                                            {"delivery_ends_told", "delivery_ends_told_exact"}};
+    enum { FATE_TOLD = 4 };
     struct lane_batch *b = &l->b;
     struct buf *a = l->arrays;
+    bool any_told = false;
     if (!b->delivery_ends_n)
         return 0;
     qsort(b->delivery_ends, b->delivery_ends_n, sizeof(*b->delivery_ends), by_delivery_end);
@@ -479,19 +548,21 @@ static int send_delivery_ends(struct lane *l) {
     struct uuid lo, hi;
     for (uint32_t i = 0; i < b->delivery_ends_n; i++) {
         const struct delivery_finish *f = &b->delivery_ends[i];
+        bool told = f->told && f->end == DELIVERY_DELIVERED;
+        any_told |= told;
         widen(&f->tx, &lo, &hi, i == 0);
         pgarr_int32(&a[0], f->sub);
         pgarr_uuid(&a[1], &f->tx);
         pgarr_int16(&a[2], f->n);
         pgarr_int32(&a[3], f->token);
-        pgarr_int16(&a[4], (int16_t)f->end);
+        pgarr_int16(&a[4], told ? FATE_TOLD : (int16_t)f->end);
         pgarr_int64(&a[5], f->due_in_ms);
         pgarr_int32(&a[6], f->attempt);
         put_text(&a[7], f->error);
         put_how(&a[8], &f->how);
     }
     const struct tail_params t = {&lo, &hi, &l->run, b->exact ? 0 : (int64_t)b->delivery_ends_n};
-    return arrays_send(l, ARRAY_LEN(oids), t, STEP_DELIVERY_ENDS, b->exact ? "delivery_ends_exact" : "delivery_ends");
+    return arrays_send(l, ARRAY_LEN(oids), t, STEP_DELIVERY_ENDS, stmts[any_told][b->exact]);
 }
 
 static int by_replay_end(const void *a, const void *b) {
@@ -527,8 +598,9 @@ static int send_replay_ends(struct lane *l) {
 int rider_send_rows(struct lane *l) {
     if (l->b.spills_n)
         qsort(l->b.spills, l->b.spills_n, sizeof(*l->b.spills), by_spill);
-    int (*const senders[])(struct lane *) = {send_check_adds,  send_check_ends,     send_spills,     send_delivery_ends,
-                                             send_spills_dead, send_spills_expired, send_replay_ends};
+    int (*const senders[])(struct lane *) = {send_check_adds,    send_check_ends,  send_spills,
+                                             send_delivery_ends, send_spills_dead, send_spills_expired,
+                                             send_replay_ends,   send_told};
     for (size_t i = 0; i < ARRAY_LEN(senders); i++) {
         int r = senders[i](l);
         if (r < 0)

@@ -1,20 +1,26 @@
-/* See outbox.h. One claim is under way at a time, of few rows, since each may carry a body of the largest size. */
+/* See outbox.h. One claim is under way at a time, bounded in rows and, since each may carry a body of the largest size, in bytes. */
 #include "store/outbox.h"
 
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/metric.h"
+#include "core/policy.h"
 #include "store/pgarr.h"
 
-enum { PERIOD_MS = 250, ROWS = 16, HEADERS_MAX = 1100, PUBLISH_MS = 5000 };
-#define LEASE "10 s" /* longer than PUBLISH_MS and a DELETE */
+enum { PERIOD_MS = 250, ROWS = 256, HEADERS_MAX = 1100, PUBLISH_MS = 5000, LATE_MS = 5000 };
+#define LEASE "10 s"    /* longer than PUBLISH_MS and a DELETE */
+#define BYTES "4194304" /* of bodies, and the one that goes beyond */
 
 static const char claim_sql[] =
-    "WITH c AS MATERIALIZED (SELECT id FROM outbox WHERE due <= now() ORDER BY due LIMIT 16 FOR UPDATE SKIP LOCKED)"
+    "WITH r AS MATERIALIZED (SELECT id, due, coalesce(octet_length(body), 0) AS size FROM outbox WHERE due <= now()"
+    " ORDER BY due LIMIT 256 FOR UPDATE SKIP LOCKED),"
+    " c AS MATERIALIZED (SELECT id, due FROM (SELECT id, due, sum(size) OVER (ORDER BY due, id) - size AS before"
+    " FROM r) d WHERE before < " BYTES ")"
     " UPDATE outbox o SET due = now() + interval '" LEASE "' FROM c WHERE o.id = c.id"
-    " RETURNING o.id, o.topic, o.business_key, o.trace, o.okey, o.content_type, o.headers, o.body";
-enum { COL_ID, COL_TOPIC, COL_BUSINESS_KEY, COL_TRACE, COL_KEY, COL_CONTENT_TYPE, COL_HEADERS, COL_BODY };
+    " RETURNING o.id, o.topic, o.business_key, o.trace, o.okey, o.content_type, o.headers, o.body,"
+    " (extract(epoch FROM now() - c.due) * 1000)::int8";
+enum { COL_ID, COL_TOPIC, COL_BUSINESS_KEY, COL_TRACE, COL_KEY, COL_CONTENT_TYPE, COL_HEADERS, COL_BODY, COL_AGE_MS };
 
 struct item {
     struct lane_op op; /* first */
@@ -28,8 +34,10 @@ struct outbox {
     struct timer *timer;
     struct item items[ROWS];
     int items_n, open; /* open: at the lane */
-    bool asking, freed;
-    struct metric *published;
+    bool asking, freed, more, late;
+    void (*on_late)(void *arg, bool late);
+    void *arg;
+    struct metric *published, *oldest;
 };
 
 static void release(struct outbox *o) {
@@ -46,7 +54,7 @@ static void on_deleted(void *arg, PGresult *res, const struct pg_error *err) {
     struct outbox *o = arg;
     UNUSED(res);
     o->asking = false;
-    rest(o, err->cls == PG_OK && o->items_n == ROWS); /* else its lease ends and it is published again */
+    rest(o, err->cls == PG_OK && o->more); /* else its lease ends and it is published again */
     release(o);
 }
 
@@ -54,7 +62,7 @@ static void on_deleted(void *arg, PGresult *res, const struct pg_error *err) {
 static void finish(struct outbox *o) {
     CLEANUP_BUF struct buf ids;
     struct pg_params p;
-    buf_init(&ids, 4096);
+    buf_init(&ids, 64 + ROWS * 24);
     pgarr_begin(&ids, OID_UUID);
     int n = 0;
     for (int i = 0; i < o->items_n; i++)
@@ -121,8 +129,8 @@ static int make_content(const PGresult *res, int row, const struct uuid *id, str
                           .content_type = some(res, row, COL_CONTENT_TYPE),
                           .headers = headers,
                           .headers_n = (uint32_t)k};
-    *ret = tx_content_new(id, BYTES_LIT(OUTBOX_PRODUCER), some(res, row, COL_BUSINESS_KEY), some(res, row, COL_TRACE),
-                          0, &m, 1);
+    *ret = tx_content_new(id, BYTES_LIT(POLICY_OWN_PRODUCER), some(res, row, COL_BUSINESS_KEY),
+                          some(res, row, COL_TRACE), 0, &m, 1);
     return *ret ? 0 : -ENOMEM;
 }
 
@@ -148,10 +156,25 @@ static void publish(struct outbox *o, const PGresult *res, int row) {
     o->open++;
 }
 
+/* How long the oldest of these rows has waited. */
+static void look(struct outbox *o, const PGresult *res) {
+    int64_t oldest_ms = 0;
+    for (int i = 0; i < PQntuples(res); i++)
+        oldest_ms = MAX(oldest_ms, pg_get_int64(res, i, COL_AGE_MS));
+    metric_set(o->oldest, (double)oldest_ms / 1000);
+    if (o->late != (oldest_ms > LATE_MS)) {
+        o->late = !o->late;
+        o->on_late(o->arg, o->late);
+    }
+}
+
 static void on_claimed(void *arg, PGresult *res, const struct pg_error *err) {
     struct outbox *o = arg;
     o->asking = false;
     o->items_n = 0;
+    o->more = err->cls == PG_OK && PQntuples(res) > 0;
+    if (!o->freed && err->cls == PG_OK)
+        look(o, res);
     o->open = 1; /* an operation may end at once */
     for (int i = 0; !o->freed && o->lane && err->cls == PG_OK && i < PQntuples(res); i++)
         publish(o, res, i);
@@ -172,13 +195,19 @@ static void on_timer(void *arg) {
         rest(o, false);
 }
 
-int outbox_new(struct loop *l, struct pg_conn *people, struct outbox **ret) {
+int outbox_new(struct loop *l, struct pg_conn *people, void (*late)(void *arg, bool late), void *arg,
+               struct outbox **ret) {
     struct outbox *o = mem_zalloc(sizeof(*o));
     if (!o)
         return -ENOMEM;
     o->conn = people;
+    o->on_late = late;
+    o->arg = arg;
     o->published = metric_get(metric_family(METRIC_COUNTER, "txmsg_outbox_published_total", "",
                                             "Messages of the service itself that were published.", 1));
+    o->oldest =
+        metric_get(metric_family(METRIC_GAUGE, "txmsg_outbox_oldest_seconds", "",
+                                 "How long the oldest message of the service itself waited to be published.", 1));
     int r = timer_new(l, on_timer, o, &o->timer);
     if (r < 0) {
         mem_free(o);

@@ -15,6 +15,7 @@ struct entry {
     const struct topo_object *want, *have;
     json_t *want_spec, *have_spec;
     const char *topic, *dead_topic; /* subscriptions: theirs; dead_topic NULL or "" = none */
+    const char *outcomes[2];        /* producers: topics of their outcome events; likewise */
     bool reached;                   /* topics: while a path of dead letters is followed */
     bool gone;                      /* stored, and to be removed */
 };
@@ -240,6 +241,14 @@ static struct entry *find_or_add(struct work *w, enum topo_kind kind, const char
     return en;
 }
 
+static const char *const outcome_names[] = {"delivered", "dead"};
+
+static void read_outcomes(struct entry *en, const json_t *spec) {
+    const json_t *outcomes = json_object_get(spec, "outcomes");
+    for (size_t i = 0; i < ARRAY_LEN(en->outcomes); i++)
+        en->outcomes[i] = json_string_value(json_object_get(outcomes, outcome_names[i]));
+}
+
 /* A stored spec is compared, never judged: what this version cannot read counts as different. */
 static int add_stored(struct work *w, const struct topo_object *o) {
     struct entry *en = find_or_add(w, o->kind, o->name);
@@ -249,6 +258,8 @@ static int add_stored(struct work *w, const struct topo_object *o) {
         en->topic = json_string_value(json_object_get(en->have_spec, "topic"));
         en->dead_topic = json_string_value(json_object_get(en->have_spec, "dead_letter_topic"));
     }
+    if (o->kind == TOPO_PRODUCER)
+        read_outcomes(en, en->have_spec);
     return en->have_spec || errno != ENOMEM ? 0 : -ENOMEM;
 }
 
@@ -264,7 +275,10 @@ static int parse_wanted(struct work *w, struct entry *en, size_t i, struct errms
     case TOPO_TOPIC:
         return topology_add_topic(w->scratch, o->name, en->want_spec, e);
     case TOPO_PRODUCER:
-        return topology_add_producer(w->scratch, o->name, en->want_spec, e);
+        r = topology_add_producer(w->scratch, o->name, en->want_spec, e);
+        if (r == 0)
+            read_outcomes(en, en->want_spec);
+        return r;
     case TOPO_SUBSCRIPTION:
         r = topology_add_sub(w->scratch, (int32_t)i + 1, o->name, en->want_spec, e);
         if (r == 0) /* read from the spec itself: the scratch array may move while it grows */
@@ -325,16 +339,33 @@ static bool leads_to(const struct work *w, const char *from, const char *to, boo
     return end && end->reached;
 }
 
+/* A topic that the service itself publishes to, for `en`: it must be there and stay. */
+static int check_own_topic(const struct work *w, const struct entry *en, const char *member, const char *name,
+                           bool prune, struct errmsg *e) {
+    const struct entry *topic = find(w, TOPO_TOPIC, name);
+    const char *kind = topo_kind_name(en->want->kind);
+    if (!topic || topic->gone)
+        return err_set(e, -EINVAL, "%s \"%s\": there is no %s \"%.128s\"", kind, en->want->name, member, name);
+    if (!topic->want && prune)
+        return err_set(e, -EINVAL, "%s \"%s\": its %s \"%.128s\" is not named and would be pruned", kind,
+                       en->want->name, member, name);
+    return 0;
+}
+
+static int check_outcomes(const struct work *w, const struct entry *en, bool prune, struct errmsg *e) {
+    static const char *const members[] = {"topic of outcomes.delivered", "topic of outcomes.dead"};
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < ARRAY_LEN(en->outcomes); i++)
+        if (en->outcomes[i] && *en->outcomes[i])
+            r = check_own_topic(w, en, members[i], en->outcomes[i], prune, e);
+    return r;
+}
+
 static int check_dead_topic(const struct work *w, const struct entry *en, bool prune, struct errmsg *e) {
     const char *name = en->want->name;
-    const struct entry *topic = find(w, TOPO_TOPIC, en->dead_topic);
-    if (!topic || topic->gone)
-        return err_set(e, -EINVAL, "subscription \"%s\": there is no dead_letter_topic \"%.128s\"", name,
-                       en->dead_topic);
-    if (!topic->want && prune)
-        return err_set(e, -EINVAL,
-                       "subscription \"%s\": its dead_letter_topic \"%.128s\" is not named and would be pruned", name,
-                       en->dead_topic);
+    int r = check_own_topic(w, en, "dead_letter_topic", en->dead_topic, prune, e);
+    if (r < 0)
+        return r;
     if (leads_to(w, en->dead_topic, en->topic, prune))
         return err_set(e, -EINVAL,
                        "subscription \"%s\": what dies there would come back: its dead_letter_topic \"%.128s\" leads to"
@@ -361,13 +392,16 @@ static int check_subscription(const struct work *w, const struct entry *en, bool
     return en->dead_topic && *en->dead_topic ? check_dead_topic(w, en, prune, e) : 0;
 }
 
-/* No subscription may lose its topic. Linear: only the few topics that a person removes ask. */
+/* Nobody may lose a topic that it uses. Linear: only the few topics that a person removes ask. */
 static int check_removed_topic(const struct work *w, const char *topic, struct errmsg *e) {
     for (size_t i = 0; i < w->n; i++) {
         const struct entry *en = &w->entries[i];
         const struct topo_object *o = en->want ? en->want : en->have;
-        if (o->kind != TOPO_SUBSCRIPTION || en->gone)
+        if (en->gone)
             continue;
+        for (size_t k = 0; k < ARRAY_LEN(en->outcomes); k++)
+            if (en->outcomes[k] && !strcmp(en->outcomes[k], topic))
+                return err_set(e, -EBUSY, "topic \"%.140s\" gets outcomes of producer \"%.140s\"", topic, o->name);
         if (en->dead_topic && !strcmp(en->dead_topic, topic))
             return err_set(e, -EBUSY, "topic \"%.140s\" is the dead_letter_topic of subscription \"%.140s\"", topic,
                            o->name);
@@ -380,6 +414,8 @@ static int check_removed_topic(const struct work *w, const char *topic, struct e
 static int check_entry(const struct work *w, const struct entry *en, bool prune, struct errmsg *e) {
     if (en->want && en->want->kind == TOPO_SUBSCRIPTION)
         return check_subscription(w, en, prune, e);
+    if (en->want && en->want->kind == TOPO_PRODUCER)
+        return check_outcomes(w, en, prune, e);
     return en->gone && en->have->kind == TOPO_TOPIC ? check_removed_topic(w, en->have->name, e) : 0;
 }
 

@@ -42,8 +42,8 @@ struct worker {
     struct checkback *check;
     struct worker_peers peers;
     struct gauges *gauges;   /* of the first worker */
-    struct outbox *outbox;   /* likewise */
     struct alerter *alerter; /* likewise */
+    struct outbox *outbox;
     struct timer *look, *limit;
     struct list adopted;
     struct topology *topology;
@@ -81,6 +81,13 @@ static void forget_lane(struct worker *w, int32_t number) {
 
 static void on_fenced(void *arg, int32_t number) {
     forget_lane(arg, number);
+}
+
+static void on_telling_late(void *arg, bool late) {
+    struct worker *w = arg;
+    LOG_WARN("txmsgd", "messages of the service itself are published %s",
+             late ? "late: deliveries that producers are told of wait" : "in time again");
+    forward_telling_late(w->forward, late);
 }
 
 /* --- adopted lanes --- */
@@ -325,8 +332,8 @@ int worker_new(const struct config *c, struct store *s, struct message_service *
         r = admin_service_attach(admin, w->loop, w->reader);
     if (r == 0 && index == 0)
         r = gauges_new(w->loop, reader_people(w->reader), &w->gauges);
-    if (r == 0 && index == 0)
-        r = outbox_new(w->loop, reader_people(w->reader), &w->outbox);
+    if (r == 0)
+        r = outbox_new(w->loop, reader_people(w->reader), on_telling_late, w, &w->outbox);
     const struct alert_options alerts = {c->alert_url, c->alert_secret, c->alert_digest_ms, c->alert_poll_ms};
     if (r == 0 && index == 0)
         r = alerter_new(w->loop, reader_people(w->reader), w->web, s, &alerts, &w->alerter);

@@ -24,6 +24,7 @@ def check(e):
         yield from check_arrived(e, name, by_message, faults)
         yield from check_repeats(e, name, by_message, seals, faults)
     yield from check_dead(e)
+    yield from check_told(e)
     yield from check_prompt(e)
 
 
@@ -135,6 +136,20 @@ def check_dead(e):
             continue
         if name != "strict" or not content.refused_for_good(tx, n):
             yield 5, f"{name}: {m} is dead after {row['attempts']} attempts, and nobody refused it: {row['error']}"
+
+
+def check_told(e):
+    """Outcome events: one for each delivery of the producer that wants them, however often it was attempted, and for no other."""
+    told = collections.defaultdict(list)
+    for row in e.told:
+        told[row["sub"], row["m"]].append(row["outcome"])
+    ended = {(name, m): "dead" if (name, *split(m)) in e.dead else "delivered" for name, expected in e.expected.items()
+             for m in expected if e.headers[split(m)[0]]["producer"] == content.TELLER}
+    for name, m in told.keys() - ended.keys():
+        yield 4, f"{name}: {told[name, m]} was told of {m}, which is not its, or not committed"
+    for (name, m), outcome in ended.items():
+        if told[name, m] != [outcome]:
+            yield 5, f"{name}: {m} is {outcome}, and told was {told[name, m]}"
 
 
 def check_prompt(e):

@@ -14,6 +14,8 @@ ORIGIN = {1: "RPC", 2: "CHECK", 3: "ADMIN"}
 
 def check(e):
     for tx in {**e.messages, **e.decisions, **e.by_tx}:
+        if e.own(tx):
+            continue
         ops = e.by_tx.get(tx, [])
         yield from check_rows(e, tx, ops)
         yield from check_decision(e, tx, ops)

@@ -29,6 +29,8 @@ HTTP = {"orders-http", "events-http", "strict", "void"}
 HEALTHY = {"orders-http", "events-http", "orders-rabbit", "news-rabbit"}
 RABBIT = {"orders-rabbit": "fault-orders", "news-rabbit": "fault-news"}
 MAX_ATTEMPTS = {"strict": 6}
+TELLER, OUTCOMES = "pull", "outcomes" # this producer hears what became of its messages, over that topic
+OWN = "txmsg" # producer of what the service itself publishes
 NEVER = 1000 # attempts, for those that must get everything
 
 
@@ -40,14 +42,16 @@ def topology(peer, rabbit):
         return {"http": {"url": f"{peer}/sink/{name}", "timeout": f"{SINK_TIMEOUT}s"}}
 
     return {
-        "topics": [{"name": name} for name in SUBSCRIPTIONS],
+        "topics": [{"name": name} for name in (*SUBSCRIPTIONS, OUTCOMES)],
         "producers": [{"name": name, "check": {"endpoints": [peer + path for path in paths], "concurrency": 32,
-                                               "max_unknowns": MAX_UNKNOWNS[name], **BACKOFF}}
+                                               "max_unknowns": MAX_UNKNOWNS[name], **BACKOFF},
+                       "outcomes": {"delivered": OUTCOMES, "dead": OUTCOMES} if name == TELLER else {}}
                       for name, paths in ENDPOINTS.items()],
         "subscriptions": [{"name": name, "topic": topic, "sink": sink(name), "concurrency": 64,
                            "retry": {"initial": "100ms", "factor": 2, "max": "2s", "max_age": "12h",
                                      "max_attempts": MAX_ATTEMPTS.get(name, NEVER)}}
-                          for topic, names in SUBSCRIPTIONS.items() for name in names],
+                          for topic, names in SUBSCRIPTIONS.items() for name in names] +
+                         [{"name": OUTCOMES, "topic": OUTCOMES, "sink": {"discard": {}}}],
     }
 
 

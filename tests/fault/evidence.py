@@ -51,6 +51,7 @@ class Evidence:
         self.check_due = {row["tx"]: row for row in rows(self.directory, "check_due")}
         self.delivery_due = rows(self.directory, "delivery_due")
         self.dead = {(self.name_of(row["sub"]), row["tx"], row["n"]): row for row in rows(self.directory, "dead_letter")}
+        self.told = rows(self.directory, "told")
         self.attempts = collections.defaultdict(list)
         for row in rows(self.directory, "attempt"):
             self.attempts[self.name_of(row["sub"]), row["tx"], row["n"], row["attempt"]].append(row)
@@ -77,6 +78,10 @@ class Evidence:
     def fact(self, name):
         """When something happened, or infinity."""
         return next((f["t"] for f in self.facts if f["f"] == name), INFINITE)
+
+    def own(self, tx):
+        """Published by the service itself: nobody called for it."""
+        return tx in self.headers and self.headers[tx]["producer"] == content.OWN
 
     def stored(self, tx):
         """The stored content: [(topic, digest), ...]; empty for a tombstone or nothing."""

@@ -21,6 +21,8 @@ COPIES = {
     "dead_letter": "SELECT sub, tx::text AS tx, n, attempts, error, "
                    "encode(sha256(body || '\\x00'::bytea || convert_to(headers::json->>'x-variant', 'UTF8')), 'hex') AS sha "
                    "FROM dead_letter",
+    "told": "SELECT tx::text AS tx, headers::json->>'txmsg-outcome' AS outcome, headers::json->>'txmsg-outcome-id' AS m, "
+            "headers::json->>'txmsg-outcome-subscription' AS sub FROM message WHERE producer = 'txmsg'",
     "attempt": "SELECT sub, tx::text AS tx, n, attempt, extract(epoch FROM at)::float8 AS at, error FROM attempt "
                "WHERE class IS DISTINCT FROM 'ok'",
 }
@@ -43,6 +45,7 @@ WHERE m.n = 0 AND m.total > 0 AND d.tx IS NULL AND coalesce(c.state, 0) <> 1 AND
 CHECKS = "SELECT d.producer, count(*) AS check_rows_of_decided FROM check_due JOIN decision d USING (tx) GROUP BY 1"
 LANES = """SELECT l.state, count(*) AS lanes, min(lane) AS lane FROM lane l WHERE l.state <> 'drained'
 AND NOT (l.state = 'open' AND l.run IN (SELECT run FROM worker)) GROUP BY 1"""
+OUTBOX = "SELECT count(*) AS not_published FROM outbox HAVING count(*) > 0"
 OPEN = "SELECT count(*) AS open_lanes FROM lane WHERE state = 'open' HAVING count(*) <> %(replicas)s"
 
 
@@ -67,7 +70,7 @@ class Tables:
         """What still has to happen, as a list of rows; nothing: all is at rest. With `without`, only that what is healthy has got
         its messages and verdicts."""
         arguments = {"without": list(without), "producers": list(producers), "replicas": replicas}
-        queries = [UNDELIVERED, DUE, UNDECIDED] if without else [UNDELIVERED, DUE, UNDECIDED, LANES, OPEN, CHECKS]
+        queries = [UNDELIVERED, DUE, UNDECIDED] if without else [UNDELIVERED, DUE, UNDECIDED, LANES, OPEN, CHECKS, OUTBOX]
         try:
             return [row for query in queries for row in self.sql(query, arguments)]
         except psycopg2.Error as error:

@@ -21,7 +21,7 @@ class Case:
 
     def __init__(self):
         self.histories = {name: [] for name in ("producers", "checks", "nemesis", "samples", *content.HTTP, *content.RABBIT)}
-        self.tables = {name: [] for name in ("message", "decision", "lane_log", "check_due", "delivery_due", "dead_letter", "attempt")}
+        self.tables = {name: [] for name in ("message", "decision", "lane_log", "check_due", "delivery_due", "dead_letter", "attempt", "told")}
         self.tables["subscription"] = [
             {"id": i + 1, "name": name, "topic": topic, "state": "active"}
             for i, (name, topic) in enumerate((n, t) for t, names in content.SUBSCRIPTIONS.items() for n in names)]
@@ -71,12 +71,15 @@ class Case:
     def deliver(self, name, begin, t, n=0, attempt=1, how="ok"):
         return self.op(name, begin, begin + 0.01, "deliver", how, m=f"{t.tx}.{n}", attempt=attempt, sha=t.digests()[n])
 
+    def tell(self, t, n, name, outcome="delivered"):
+        self.tables["told"].append({"tx": tx_of(1000 + len(self.tables["told"])), "outcome": outcome, "m": f"{t.tx}.{n}", "sub": name})
+
     def _story(self):
         """Confirmed, cancelled, decided by a check, STUCK, and cancelled before it came. Each is an attribute."""
         def make(number, truth="c", producer="shop", topics=("news",)):
             return content.Transaction(tx_of(number), producer, truth, [[topic, 100] for topic in topics], 0, str(number))
 
-        self.confirmed, self.cancelled = make(1, topics=("news", "events")), make(2, "r")
+        self.confirmed, self.cancelled = make(1, producer=content.TELLER, topics=("news", "events")), make(2, "r")
         self.checked, self.stuck, self.tomb = make(3), make(4, "u", "bank"), make(5, "r")
         for i, t in enumerate((self.confirmed, self.cancelled, self.checked, self.stuck)):
             self.call(1 + i, "prepare", t, state="PREPARED")
@@ -104,6 +107,8 @@ class Case:
         self.deliver("events-http", 10.1, self.confirmed, 1)
         self.deliver("strict", 10.1, self.confirmed, 1)
         ids = {row["name"]: row["id"] for row in self.tables["subscription"]}
+        for n, name in ((0, "news-rabbit"), (1, "events-http"), (1, "strict")):
+            self.tell(self.confirmed, n, name)
         self.counts = [ids["news-rabbit"], 2, 0, 0, 0, ids["events-http"], 1, 0, 0, 0, ids["strict"], 1, 0, 0, 0]
         self.last = self.entry(22, sub_cnt=self.counts, prog=[ids["strict"], 5, 0])
         for t, f in ((30, "calm"), (40, "load ends")):
@@ -431,3 +436,26 @@ def test_cut_history_is_read(case, tmp_path):
     with open(tmp_path / "producers.jsonl", "a", encoding="utf-8") as file:
         file.write('{"t":1')
     assert checker.findings(Evidence(tmp_path)) == []
+
+
+# --- outcome events ---
+
+
+def test_delivery_that_nobody_was_told_of(case, objects):
+    case.tables["told"].pop()
+    objects(5, "is delivered, and told was []")
+
+
+def test_delivery_told_twice(case, objects):
+    case.tell(case.confirmed, 1, "strict")
+    objects(5, "told was ['delivered', 'delivered']")
+
+
+def test_delivery_told_as_dead(case, objects):
+    case.tables["told"][0]["outcome"] = "dead"
+    objects(5, "is delivered, and told was ['dead']")
+
+
+def test_told_of_what_was_cancelled(case, objects):
+    case.tell(case.cancelled, 0, "news-rabbit")
+    objects(4, "not committed")

@@ -193,6 +193,27 @@ static void test_producer_refusals(void **state) {
     assert_refused(PRODUCER, "{\"checks\": {}}", "checks is not a known member");
 }
 
+static void test_outcomes(void **state) {
+    struct topology *t = *state;
+
+    added(t, PRODUCER, 0, "silent", "{\"outcomes\": {\"delivered\": \"\", \"dead\": \"shop.dead\"}}");
+    assert_string_equal(topology_producer(t, bytes_str("silent"))->outcomes.dead, "shop.dead");
+    assert_false(t->tells_delivered);
+    added(t, PRODUCER, 0, "shop", "{\"outcomes\": {\"delivered\": \"shop.outcomes\"}}");
+    assert_true(t->tells_delivered);
+    assert_true(topology_tells_delivered(t, bytes_str("shop")));
+    assert_false(topology_tells_delivered(t, bytes_str("silent")));
+    assert_false(topology_tells_delivered(t, bytes_str("nobody")));
+    assert_string_equal(topology_producer(t, bytes_str("shop"))->outcomes.delivered, "shop.outcomes");
+    assert_string_equal(topology_producer(t, bytes_str("shop"))->outcomes.dead, "");
+    assert_refused(PRODUCER, "{\"outcomes\": \"shop.outcomes\"}", "outcomes must be an object");
+    assert_refused(PRODUCER, "{\"outcomes\": {\"discarded\": \"t\"}}", "outcomes.discarded is not a known member");
+    assert_refused(PRODUCER, "{\"outcomes\": {\"dead\": true}}", "outcomes.dead must be a string");
+    /* Events are of this producer: there are none of them. */
+    assert_int_equal(add(t, PRODUCER, 0, "txmsg", "{\"outcomes\": {\"dead\": \"t\"}}"), -EINVAL);
+    assert_string_equal(e.text, "outcomes: producer txmsg is the service itself, and has no outcomes");
+}
+
 static void url(const char *member, const char *value, const char *why) {
     bool amqp = strcmp(member, "rabbitmq") == 0;
     char text[4000], want[200];
@@ -631,6 +652,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_producer_defaults, setup, teardown),
         cmocka_unit_test_setup_teardown(test_producer_values, setup, teardown),
         cmocka_unit_test(test_producer_refusals),
+        cmocka_unit_test_setup_teardown(test_outcomes, setup, teardown),
         cmocka_unit_test(test_urls),
         cmocka_unit_test_setup_teardown(test_secrets, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sub_defaults, setup, teardown),

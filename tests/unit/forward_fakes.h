@@ -52,7 +52,7 @@ struct fake_sub {
     unsigned delay_ms; /* at most */
     bool vanished;     /* deleted: its messages are nobody's */
     uint32_t in_flight, most, sends, oks, starts_at_tx;
-    int64_t delivered, dead, discarded, spilled;
+    int64_t delivered, dead, discarded, spilled, told;
 };
 
 struct world {
@@ -66,12 +66,13 @@ struct world {
     struct fake_row row[FAKE_SUBS][FAKE_TX][FAKE_N];
     uint8_t fate[FAKE_SUBS][FAKE_TX][FAKE_N];
     uint16_t oks[FAKE_SUBS][FAKE_TX][FAKE_N];
-    uint64_t x;              /* random */
-    unsigned full_after;     /* rider rows of one kind in a batch */
-    unsigned forget_percent; /* payloads not in memory at the commit */
-    unsigned refuse_percent; /* questions that fail */
-    unsigned timed_percent;  /* messages with a deliver_at or an expire_at, soon */
-    unsigned timed_ms;       /* the latter so much later */
+    uint16_t told[FAKE_SUBS][FAKE_TX][FAKE_N]; /* outcome events of its being delivered */
+    uint64_t x;                                /* random */
+    unsigned full_after;                       /* rider rows of one kind in a batch */
+    unsigned forget_percent;                   /* payloads not in memory at the commit */
+    unsigned refuse_percent;                   /* questions that fail */
+    unsigned timed_percent;                    /* messages with a deliver_at or an expire_at, soon */
+    unsigned timed_ms;                         /* the latter so much later */
     uint32_t log_reads, content_reads, claims, batches;
     bool store_away; /* batches are not committed */
 };
@@ -109,16 +110,18 @@ bool fake_settled(int32_t sub, const char *topic);
 /* --- the part that is code: included by one test each --- */
 
 struct fake_add {
-    enum { ADD_PROGRESS, ADD_COUNTS, ADD_SPILL, ADD_FINISH } kind;
+    enum { ADD_PROGRESS, ADD_COUNTS, ADD_SPILL, ADD_FINISH, ADD_TOLD } kind;
     int32_t sub;
     struct lane_pos pos;
     int32_t n[4];
     struct spill spill;
     struct delivery_finish finish;
+    struct uuid told;
+    int16_t told_n;
 };
 struct lane_batch {
     struct fake_add adds[512];
-    unsigned adds_n, of_kind[4];
+    unsigned adds_n, of_kind[5];
 };
 struct lane {
     struct forward *f;
@@ -187,6 +190,13 @@ int lane_add_delivery_finish(struct lane_batch *b, const struct delivery_finish 
     if (fake_room(b, ADD_FINISH))
         return LANE_FULL;
     b->adds[b->adds_n++] = (struct fake_add){.kind = ADD_FINISH, .sub = f->sub, .finish = *f};
+    return 0;
+}
+
+int lane_add_told(struct lane_batch *b, int32_t sub, const struct uuid *tx, int16_t n) {
+    if (fake_room(b, ADD_TOLD))
+        return LANE_FULL;
+    b->adds[b->adds_n++] = (struct fake_add){.kind = ADD_TOLD, .sub = sub, .told = *tx, .told_n = n};
     return 0;
 }
 
@@ -264,6 +274,14 @@ static void fake_times(struct msg *m) {
         m->expire_at_us = MAX(m->deliver_at_us, now_us) + (int64_t)fake_random(100) * 1000;
 }
 
+static void fake_told(int32_t sub, const struct uuid *tx, int16_t n) {
+    uint32_t t = fake_tx_of(tx);
+
+    assert_true(world->oks[sub][t][n] > 0);
+    world->told[sub][t][n]++;
+    world->sub[sub].told++;
+}
+
 /* True = the token held. */
 static bool fake_finish(const struct delivery_finish *f) {
     uint32_t t = fake_tx_of(&f->tx);
@@ -284,6 +302,8 @@ static bool fake_finish(const struct delivery_finish *f) {
     if (f->end == DELIVERY_DELIVERED) {
         assert_true(world->oks[f->sub][t][f->n] > 0);
         world->sub[f->sub].delivered++;
+        if (f->told)
+            fake_told(f->sub, &f->tx, f->n);
     } else if (f->end == DELIVERY_DEAD) {
         world->sub[f->sub].dead++;
     } else {
@@ -303,6 +323,8 @@ static void fake_apply(struct lane *l, int32_t seq, unsigned *stale) {
             fake_spill(a);
         } else if (a->kind == ADD_FINISH) {
             *stale += !fake_finish(&a->finish);
+        } else if (a->kind == ADD_TOLD) {
+            fake_told(a->sub, &a->told, a->told_n);
         } else if (a->kind == ADD_COUNTS) {
             world->sub[a->sub].delivered += a->n[0];
             world->sub[a->sub].spilled += a->n[3];

@@ -28,6 +28,8 @@ static void turn(void) {
     uv_run(loop_uv(world->loop), UV_RUN_ONCE);
 }
 
+static bool tells; /* the producer wants to hear of deliveries */
+
 /* So that a turn always ends. */
 static void on_heart(void *arg) {
     struct bench *b = arg;
@@ -42,6 +44,8 @@ static struct topology *topology_of(const struct bench *b, int64_t epoch) {
     CLEANUP_JSON json_t *topic = json_object();
     for (int i = 0; i < 2; i++)
         assert_int_equal(topology_add_topic(t, topics[i], topic, &e), 0);
+    CLEANUP_JSON json_t *producer = json_pack("{s:{s:s}}", "outcomes", "delivered", tells ? "c" : "");
+    assert_int_equal(topology_add_producer(t, "p", producer, &e), 0);
     for (int i = 1; i <= b->subs; i++) {
         if (i == b->gone)
             continue;
@@ -154,7 +158,11 @@ static void check_books(const struct bench *b, bool exact) {
                             world->oks[s][t][n] > 0);
                 assert_true(world->fate[s][t][n] != FATE_DISCARDED || world->tx[t]->messages[n].expire_at_us);
                 assert_true(!exact || world->oks[s][t][n] <= 1);
+                assert_true(world->told[s][t][n] <= tells);
             }
+        if (sub->told != (tells ? sub->delivered : 0))
+            fail_msg("subscription %d: %lld deliveries were recorded, %lld told of", s, (long long)sub->delivered,
+                     (long long)sub->told);
         assert_int_equal(sub->delivered + sub->dead + sub->discarded, due);
         assert_int_equal(sub->dead, dead);
         assert_int_equal(sub->discarded, discarded);
@@ -534,9 +542,52 @@ static void test_rest(void **state) {
     finish(&b);
 }
 
+static int tell(void **state) {
+    tells = true;
+    return 0;
+}
+
+static int tell_nobody(void **state) {
+    tells = false;
+    return 0;
+}
+
+/* While events are published too slowly, no delivery is started that makes one; then all go on. */
+static void test_telling_late(void **state) {
+    struct bench b;
+
+    start(&b, 2);
+    forward_telling_late(b.f, true);
+    confirm_some(&b, 50);
+    while (b.own->queue_n || b.own->in_flight)
+        turn();
+    for (int i = 0; i < 50; i++)
+        turn();
+    assert_int_equal(world->sub[1].sends + world->sub[2].sends, 0);
+    forward_telling_late(b.f, false);
+    settle(&b);
+    records(&b);
+    check_books(&b, true);
+    finish(&b);
+}
+
+/* The same test in a world where the producer is told of deliveries. */
+#define TOLD_TEST(fn)                                                                                                  \
+    { #fn ", told", fn, tell, tell_nobody, NULL }
+
 int main(void) {
     log_set_level(LOG_LEVEL_ERROR);
     const struct CMUnitTest tests[] = {
+        TOLD_TEST(test_healthy),
+        TOLD_TEST(test_failures),
+        TOLD_TEST(test_takeover),
+        TOLD_TEST(test_lost_batch),
+        TOLD_TEST(test_fenced),
+        TOLD_TEST(test_isolation),
+        TOLD_TEST(test_unrecorded),
+        TOLD_TEST(test_rewrite),
+        TOLD_TEST(test_times),
+        TOLD_TEST(test_telling_late),
         cmocka_unit_test(test_healthy),
         cmocka_unit_test(test_failures),
         cmocka_unit_test(test_takeover),

@@ -169,6 +169,23 @@ static void test_removal(void **state) {
     assert_true(topo_plan_make(new_reader, 2, stored, ARRAY_LEN(stored), false, &p, NULL) < 0);
 }
 
+/* Topics of outcome events are there, and stay. */
+static void test_outcomes(void **state) {
+    const struct topo_object nowhere = PRODUCER("shop", "{\"outcomes\":{\"delivered\":\"nowhere\"}}");
+    refused(&nowhere, 1, false, "there is no topic of outcomes.delivered \"nowhere\"");
+    const struct topo_object told = PRODUCER("shop", "{\"outcomes\":{\"dead\":\"refunds\"}}");
+    refused(&told, 1, true, "\"refunds\" is not named and would be pruned");
+    const struct topo_object taken[] = {told, {.kind = TOPO_TOPIC, .name = "refunds", .remove = true}};
+    refused_as(-EBUSY, taken, 2, false, "outcomes of producer \"shop\"");
+    struct topo_plan p = plan(&told, 1, false);
+    topo_plan_deinit(&p);
+    const struct topo_object has[] = {TOPIC("refunds"), told};
+    const struct topo_object remove = {.kind = TOPO_TOPIC, .name = "refunds", .remove = true};
+    struct errmsg e = ERRMSG_NULL;
+    assert_int_equal(topo_plan_make(&remove, 1, has, ARRAY_LEN(has), false, &p, &e), -EBUSY);
+    assert_non_null(strstr(e.text, "outcomes of producer \"shop\""));
+}
+
 /* The same name may stand for a topic and for a subscription. */
 static void test_kinds_have_names_of_their_own(void **state) {
     const struct topo_object o[] = {SUB("orders", ORDERS), PRODUCER("orders", "{}")};
@@ -262,6 +279,7 @@ int main(void) {
         cmocka_unit_test(test_prune_deletes_what_is_not_named),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_removal),
+        cmocka_unit_test(test_outcomes),
         cmocka_unit_test(test_kinds_have_names_of_their_own),
         cmocka_unit_test(test_stored_spec_of_another_version),
         cmocka_unit_test(test_same_json),
