@@ -1,4 +1,4 @@
-"""The classic cases, one after the other. What counts is what stands in the four databases."""
+"""The classic cases, one after the other. What counts is what stands in the databases of the services."""
 
 import json
 
@@ -25,12 +25,14 @@ class Desk:
     def audit(self):
         return Audit(self.shop, self.carts, self.stock)
 
-    def settled(self, timeout=WAIT_S):
-        """Waits until orders, stock, points and carts agree."""
+    def settled(self, timeout=WAIT_S, meanwhile=lambda: None):
+        """Waits until orders, stock, points and carts agree. `meanwhile`: what a person does as long as they do not."""
         last = []
 
         def agree():
             last[:] = self.audit().faults()
+            if last:
+                meanwhile()
             return not last
 
         try:
@@ -95,41 +97,32 @@ class Story:
         try:
             for order in orders:
                 self.desk.place(order, "cleo", "tea", 1)
-            letters = wait_until(lambda: self.shop.dead("orders-points"), WAIT_S, "a dead letter of the points", interval=0.2)
+            wait_until(lambda: self.shop.letters("orders-points") and self.shop.has_said("desk", "ALERT: orders-points has"),
+                       WAIT_S, "the desk hears of a dead letter of the points", interval=0.2)
         finally:
             self.shop.postgres.psql("ALTER TABLE account_of_yesterday RENAME TO account", "points")
-        self.shop.show_logs(orders[0])
-        for letter in letters:
-            self.trace.event("ALERT", f"dead letter of {letter['name']} after "
-                                      f"{letter.get('attempts')} attempts: {letter.get('last_error')}")
+        self.shop.show_logs(*orders)
         self.trace.event("a person", "gives the table its name back, and redrives")
-        self.redrive("orders-points", "the table has its name again")
+        self.desk.settled(meanwhile=lambda: self.shop.redrive("orders-points", "the table has its name again"))
         self.desk.ends(orders[-1], "PLACED")
+        wait_until(lambda: self.shop.has_said("desk", "ALERT is over: orders-points"), WAIT_S, "the alert is over", interval=0.2)
+        self.shop.show_logs(*orders)
         self.trace.good(f"{10 * len(orders)} points for cleo: each order once")
-
-    def redrive(self, subscription, reason):
-        """Until none is left: some may die while one looks."""
-        def none_left():
-            if not self.shop.dead(subscription):
-                return True
-            self.shop.ctl("dead", "redrive", "--subscription", subscription, "--force", "--reason", reason)
-            return False
-
-        wait_until(none_left, WAIT_S, f"no dead letters of {subscription}", interval=0.5)
 
     def refused(self):
         self.trace.heading("d. Insufficient stock: the stock refuses for good, and the order ends FAILED.")
         self.desk.place("d1", "dan", "gold", 5)
         wait_until(lambda: self.desk.audit().orders["d1"][3] == "FAILED", WAIT_S, "the order fails", interval=0.2)
         self.desk.ends("d1", "FAILED")
+        wait_until(lambda: self.shop.has_said("desk", "ALERT: orders-stock has"), WAIT_S, "the desk is told", interval=0.2)
         self.shop.show_logs("d1")
         self.trace.good("order FAILED, no points for dan, and the gold is in his cart again")
 
     def duplicates(self):
         self.trace.heading("e. Duplicates: each consumer does its work, and its answer is lost. The message comes again.")
         self.desk.place("e1", "eve", "tea", 1, "lose-ack")
-        wait_until(lambda: all("order e1: orders came again" in (self.shop.base / f"{n}.log").read_text()
-                               for n in ("stock", "cart", "points")), WAIT_S, "all duplicates have come")
+        wait_until(lambda: all(self.shop.has_said(name, "order e1: orders came again") for name in ("stock", "cart", "points")),
+                   WAIT_S, "all duplicates have come")
         self.desk.ends("e1", "PLACED")
         self.shop.show_logs("e1")
         self.trace.good("everything once")

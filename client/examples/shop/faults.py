@@ -4,13 +4,12 @@ import random
 import threading
 import time
 
-from cases import Story
 from servers.process import ServerError, wait_until
 from servers.rabbit import connects
 
 MISHAPS = ["", "", "", "", "lose-confirm", "roll-back", "lose-ack", "die"]
 CUSTOMERS = 3
-FAULTS = ("order killed", "stock killed", "cart killed", "points killed", "txmsgd killed", "table away")
+FAULTS = ("order killed", "stock killed", "cart killed", "points killed", "desk killed", "txmsgd killed", "table away")
 
 
 class Load:
@@ -35,8 +34,7 @@ class Load:
         self.strike_until(customers)
         self.trace.event("shop", ", ".join(f"{v} {k}" for k, v in sorted(self.counts.items())))
         try:
-            Story(self.shop, self.trace, self.desk).redrive("orders-points", "all is well again")
-            self.desk.settled(120)
+            self.desk.settled(120, meanwhile=lambda: self.shop.redrive("orders-points", "all is well again"))
             self.trace.good("all agree")
             return True
         except ServerError as error:

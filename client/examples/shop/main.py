@@ -27,7 +27,7 @@ def raise_stopped(number, frame):
 
 def books(trace, desk):
     """True if they agree."""
-    trace.heading("The books: orders, stock, points and carts, from the four databases.")
+    trace.heading("The books: orders, stock, points and carts, from the databases of the services.")
     audit = desk.audit()
     for name, text in audit.table():
         trace.note(f"  {name:<8} {text}")
@@ -52,6 +52,8 @@ def play(args, base, trace, stack):
         seen, steps = Story(shop, trace, desk).play()
         trace.heading(f"{seen} of {steps} cases went as they should.")
         good = seen == steps
+    if args.cheat:
+        shop.postgres.psql("UPDATE account SET points = points + 1", "points")
     return books(trace, desk) and good
 
 
@@ -61,6 +63,7 @@ def main():
     parser.add_argument("--orders", type=int, metavar="N", help="instead of the story: place N orders")
     parser.add_argument("--faults", action="store_true", help="with --orders: kill services and lose answers at random")
     parser.add_argument("--seed", type=int, help="of the orders and faults (default: by chance)")
+    parser.add_argument("--cheat", action="store_true", help=argparse.SUPPRESS) # for the test of the books: they must not agree
     parser.add_argument("--keep", action="store_true", help="keep the data directory with its logs")
     args = parser.parse_args()
     if args.orders is not None and args.orders < 1 or args.faults and args.orders is None:

@@ -2,18 +2,17 @@
  * The order service.
  *
  *     POST /orders {"order", "customer", "item", "amount", "rehearse"}   places an order and sends its message with it
- *     POST /check                                                        txmsg asks what became of a transaction
  *     POST /refused                                                      the stock has refused: the order has failed
  *
- * TXMSG, CHECK_SECRET, EVENT_SECRET. `rehearse` plays a mishap: "lose-confirm", "roll-back", "die" (kill -9 between the local commit and
+ * TXMSG, EVENT_SECRET. Checks are answered over the client's own streams: producer.c. `rehearse` plays a mishap: "lose-confirm", "roll-back", "die" (kill -9 between the local commit and
  * the Confirm); the others mean it too.
  */
+#include "producer.h"
 #include "shop.h"
 
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <txmsg/txmsg.h>
 
 static txmsg_client *client;
 
@@ -96,26 +95,17 @@ static int fail_order(PGconn *db, const struct delivery *d, const struct order *
 static int route(const struct request *q, char **reply) {
     if (strcmp(q->path, "/orders") == 0)
         return on_order(q, reply);
-    if (strcmp(q->path, "/check") == 0)
-        return answer_check(q, env("CHECK_SECRET"), reply);
     if (strcmp(q->path, "/refused") == 0)
         return do_request(q, env("EVENT_SECRET"), "order", fail_order);
     return 404;
 }
 
 int main(void) {
-    txmsg_options *options = txmsg_options_new();
-
     db_schema(
         "CREATE TABLE IF NOT EXISTS orders (id text PRIMARY KEY, customer text NOT NULL, item text NOT NULL, amount "
         "int "
         "NOT NULL, state text NOT NULL CHECK (state IN ('PLACED', 'FAILED')), transaction_id uuid NOT NULL UNIQUE)",
         true, true);
-    if (txmsg_options_add_address(options, env("TXMSG")) != TXMSG_OK ||
-        txmsg_options_set_producer(options, "orders") != TXMSG_OK || txmsg_client_new(options, &client) != TXMSG_OK) {
-        say("no client for %s", env("TXMSG"));
-        return 1;
-    }
-    txmsg_options_free(options);
+    client = producer_client("orders");
     http_serve(route);
 }

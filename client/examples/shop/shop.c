@@ -161,29 +161,6 @@ void http_serve(handler fn) {
         pause();
 }
 
-int answer_check(const struct request *q, const char *secret, char **reply) {
-    static const char *const words[] = {"UNKNOWN", "COMMITTED", "ROLLED_BACK"};
-    struct txmsg_webhook keys = {.secret = secret};
-    struct txmsg_pq_error e;
-    enum txmsg_decision d;
-
-    if (txmsg_webhook_verify(&keys, q->headers, q->headers_n, q->body, q->size, 0, NULL) != TXMSG_OK)
-        return FORGED;
-    json_t *asked = json_loadb(q->body, q->size, 0, NULL);
-    const char *id = json_string_value(json_object_get(asked, "transactionId"));
-    PGconn *db = id ? db_open() : NULL;
-    int r = db ? txmsg_local_tx_check(db, id, 1000, &d, &e) : TXMSG_ERROR_CONNECTION;
-    if (r == TXMSG_OK) {
-        json_t *answer = json_pack("{s:s, s:s}", "transactionId", id, "decision", words[d]);
-        *reply = json_dumps(answer, JSON_COMPACT);
-        json_decref(answer);
-        say("asked what became of %s: %s", id, words[d]);
-    }
-    PQfinish(db);
-    json_decref(asked);
-    return r == TXMSG_OK && *reply ? 200 : 503; /* what could not be found out is no answer */
-}
-
 /* --- events --- */
 
 static void copy(char *out, size_t size, const json_t *from, const char *name) {
@@ -255,6 +232,7 @@ int do_request(const struct request *q, const char *secret, const char *consumer
         return r == TXMSG_BAD_EVENT ? BAD : r > 0 ? FORGED : AGAIN;
     }
     struct delivery d = delivery_of(ev);
+    d.request = q;
     r = do_once(&d, consumer, work);
     txmsg_event_free(ev);
     return r;

@@ -1,5 +1,5 @@
 /*
- * What the four services of the shop share: an HTTP server, the database of a service, JSON, and a line of log for each thing
+ * What the services of the shop share: an HTTP server, the database of a service, JSON, and a line of log for each thing
  * that happens. One request is one thread and one connection to the database: a shop that has customers would keep a pool.
  *
  * A service is configured by its environment: PORT, DSN, and what stands at the top of its own file.
@@ -42,9 +42,6 @@ typedef int (*handler)(const struct request *q, char **reply);
 /* Serves until the process ends. */
 void http_serve(handler fn);
 
-/* The answer to POST /check, by the record of local transactions; signed with `secret`. */
-int answer_check(const struct request *q, const char *secret, char **reply);
-
 /* --- events --- */
 
 /* An order, as the messages of the shop carry it: {"order", "customer", "item", "amount", "rehearse"}. */
@@ -60,7 +57,8 @@ struct delivery {
     const char *id, *topic; /* "<transaction id>.<n>" */
     const void *body;
     size_t size;
-    bool first; /* the first time, as far as one can see */
+    bool first;                    /* the first time, as far as one can see */
+    const struct request *request; /* NULL unless it came over HTTP, by do_request() */
 };
 struct delivery delivery_of(const txmsg_event *ev);
 

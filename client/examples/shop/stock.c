@@ -2,15 +2,14 @@
  * The stock service: a consumer over HTTP, and a producer too.
  *
  *     POST /orders   takes the goods off the stock; without enough of them it refuses for good (410), and sends "refused"
- *     POST /check    txmsg asks what became of the transaction of such a refusal
  *
- * TXMSG, CHECK_SECRET, EVENT_SECRET.
+ * TXMSG, EVENT_SECRET.
  */
+#include "producer.h"
 #include "shop.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <txmsg/txmsg.h>
 
 static txmsg_client *client;
 
@@ -111,23 +110,14 @@ static int on_order(const struct request *q) {
 static int route(const struct request *q, char **reply) {
     if (strcmp(q->path, "/orders") == 0)
         return on_order(q);
-    if (strcmp(q->path, "/check") == 0)
-        return answer_check(q, env("CHECK_SECRET"), reply);
     return 404;
 }
 
 int main(void) {
-    txmsg_options *options = txmsg_options_new();
-
     db_schema("CREATE TABLE IF NOT EXISTS stock (item text PRIMARY KEY, amount int NOT NULL CHECK (amount >= 0));"
               "CREATE TABLE IF NOT EXISTS taken (order_id text PRIMARY KEY, item text NOT NULL, amount int NOT NULL);"
               "CREATE TABLE IF NOT EXISTS refused (order_id text PRIMARY KEY)",
               true, true);
-    if (txmsg_options_add_address(options, env("TXMSG")) != TXMSG_OK ||
-        txmsg_options_set_producer(options, "stock") != TXMSG_OK || txmsg_client_new(options, &client) != TXMSG_OK) {
-        say("no client for %s", env("TXMSG"));
-        return 1;
-    }
-    txmsg_options_free(options);
+    client = producer_client("stock");
     http_serve(route);
 }

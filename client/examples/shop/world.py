@@ -17,7 +17,8 @@ from servers.process import Process, free_port, make_directory, wait_until
 from servers.rabbit import Rabbit, connects
 from servers.txmsgd import Ctl, Txmsgd
 
-SERVICES = ("order", "stock", "cart", "points")
+SERVICES = ("order", "stock", "cart", "points", "desk")
+DEAD = "orders.dead" # the topic of dead letters
 
 
 class Shop:
@@ -26,7 +27,7 @@ class Shop:
         self.queue_max, self.attempts = queue_max, attempts
         self.started, self.services = [], {}
         self.ports = {name: free_port() for name in SERVICES}
-        self.secrets = {name: webhook.new_secret() for name in SERVICES}
+        self.secrets = {name: webhook.new_secret() for name in ("events", "alerts")}
         self.positions = {} # how much of each log was shown
 
     # --- start and stop
@@ -42,16 +43,18 @@ class Shop:
         Ctl(self.build, dsn=dsn)("migrate", "up")
         self.txmsgd = self.add(Txmsgd(self.build, make_directory(self.base / "txmsgd", mode=0o700), dsn,
                                       {"drain": "5s", "check.poll": "100ms", "check.find_poll": "100ms",
-                                       "forward.retry_poll": "100ms"}))
+                                       "forward.retry_poll": "100ms", "alerts.poll": "200ms",
+                                       "alerts.url": f"http://127.0.0.1:{self.ports['desk']}/alert",
+                                       "alerts.secret": self.secrets["alerts"]}))
         self.txmsgd.start()
         self.ctl = Ctl(self.build, server=lambda: self.txmsgd.grpc)
-        for name in ("points", "stock", "cart", "order"): # the queue must be there before its subscriptions
+        for name in reversed(SERVICES): # the queue of the points must be there before its subscriptions
             self.start_service(name)
         self.ctl.apply(self.topology())
         self.trace.event("shop", f"PostgreSQL, RabbitMQ, txmsgd and {len(SERVICES)} services run under {self.base}")
 
     def environment(self, name):
-        more = {"TXMSG": self.txmsgd.grpc, "CHECK_SECRET": self.secrets["order"], "EVENT_SECRET": self.secrets["stock"],
+        more = {"TXMSG": self.txmsgd.grpc, "EVENT_SECRET": self.secrets["events"], "ALERT_SECRET": self.secrets["alerts"],
                 "AMQP_URL": self.rabbit.url(), "QUEUE": "points", "QUEUE_MAX": str(self.queue_max)}
         return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "NAME": name, "PORT": str(self.ports[name]),
                 "DSN": self.postgres.dsn(name), "GRPC_VERBOSITY": "ERROR", **more}
@@ -93,23 +96,22 @@ class Shop:
 
     def topology(self):
         def http(service, path):
-            return {"http": {"url": f"http://127.0.0.1:{self.ports[service]}/{path}", "secret": self.secrets["stock"],
+            return {"http": {"url": f"http://127.0.0.1:{self.ports[service]}/{path}", "secret": self.secrets["events"],
                              "timeout": "5s"}}
 
-        def producer(name, service):
-            return {"name": name, "check": {"endpoints": [f"http://127.0.0.1:{self.ports[service]}/check"],
-                                            "secret": self.secrets["order"], "first_after": "1s", "initial": "1s",
-                                            "max": "2s", "max_unknowns": 1000}}
+        def producer(name):
+            return {"name": name, "check": {"first_after": "1s", "initial": "1s", "max": "2s", "max_unknowns": 1000}}
 
         rabbit = {"rabbitmq": {"url": self.rabbit.url(), "routing_key": "points", "timeout": "5s"}}
         grpc = {"grpc": {"endpoints": [f"grpc://127.0.0.1:{self.ports['cart']}"], "timeout": "5s"}}
         sinks = {"stock": http("stock", "orders"), "cart": grpc, "points": rabbit}
         back = {"order": http("order", "refused"), "cart": grpc, "points": rabbit}
         retry = {"initial": "200ms", "max": "1s", "max_attempts": self.attempts, "jitter": 0.2}
-        return {"topics": [{"name": "orders"}, {"name": "refused"}],
-                "producers": [producer("orders", "order"), producer("stock", "stock")],
-                "subscriptions": [{"name": f"{topic}-{name}", "topic": topic, "sink": sink, "retry": retry}
-                                  for topic, those in (("orders", sinks), ("refused", back)) for name, sink in those.items()]}
+        subscriptions = [{"name": f"{topic}-{name}", "topic": topic, "sink": sink, "retry": retry, "dead_letter_topic": DEAD}
+                         for topic, those in (("orders", sinks), ("refused", back)) for name, sink in those.items()]
+        return {"topics": [{"name": "orders"}, {"name": "refused"}, {"name": DEAD}],
+                "producers": [producer("orders"), producer("stock")],
+                "subscriptions": [*subscriptions, {"name": "desk", "topic": DEAD, "sink": http("desk", "dead")}]}
 
     # --- doing and looking
 
@@ -129,17 +131,24 @@ class Shop:
         except OSError:
             return None
 
-    def show_logs(self, order):
-        """What the services have said since the last time, about this order."""
-        said = {}
+    def show_logs(self, *orders):
+        """What the services have said since the last time about these orders, checks and alerts."""
+        said, wanted = {}, "|".join(map(re.escape, orders))
         for name in SERVICES:
             text = (self.base / f"{name}.log").read_text(errors="replace")
             new, self.positions[name] = text[self.positions.get(name, 0):], len(text)
-            for at, line in re.findall(rf"^([0-9.]+) {name}: ((?:order {order}:|asked|relation).*)", new, re.M):
+            for at, line in re.findall(rf"^([0-9.]+) {name}: ((?:order (?:{wanted}):|asked|relation|ALERT).*)", new, re.M):
                 said.setdefault((name, line), float(at)) # what repeats is said once
         for (name, line), at in sorted(said.items(), key=lambda item: item[1]):
-            self.trace.event(f"{name} service", line, at)
+            self.trace.event("desk" if name == "desk" else f"{name} service", line, at)
 
-    def dead(self, subscription=None):
-        more = ["--subscription", subscription] if subscription else []
-        return self.ctl.json("dead", "list", "--limit", "1000", *more).get("dead_letters", [])
+    def has_said(self, name, text):
+        return text in (self.base / f"{name}.log").read_text(errors="replace")
+
+    def letters(self, subscription):
+        """Orders whose message this subscription gave up, as the desk was told: once for each death."""
+        return [order for (order,) in self.sql("desk", f"SELECT order_id FROM letter WHERE subscription = '{subscription}'")]
+
+    def redrive(self, subscription, reason):
+        """What a person does about dead letters."""
+        self.ctl("dead", "redrive", "--subscription", subscription, "--force", "--reason", reason)
