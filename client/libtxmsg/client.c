@@ -80,15 +80,8 @@ static bool wait_changed(struct client *c, uint64_t until_ns) {
 
 /* Starts a write on each stream that can take one; gives the lock away meanwhile. */
 static void write_all(struct client *c, uint64_t now) {
-    for (size_t i = 0; i < c->routes_n; i++) {
-        grpc_call *call = route_begin_write(&c->routes[i], now);
-
-        if (!call)
-            continue;
-        pthread_mutex_unlock(&c->lock);
-        route_write(&c->routes[i], call);
-        pthread_mutex_lock(&c->lock);
-    }
+    for (size_t i = 0; i < c->routes_n; i++)
+        stream_write(&c->routes[i].stream, now);
 }
 
 static int wait_for_room(struct client *c, const struct op *op, bool wait) {
@@ -215,8 +208,8 @@ static void close_down(struct client *c) {
     LIST_FOR_SAFE (e, &c->all)
         op_expire(c, LIST_ENTRY(e, struct op, all));
     for (size_t i = 0; i < c->routes_n; i++)
-        route_cancel(&c->routes[i]);
-    exchange_cancel_all(c);
+        stream_cancel(&c->routes[i].stream);
+    single_cancel_all(c);
     checks_cancel(c->checks);
 }
 
@@ -238,7 +231,7 @@ static void turn(struct client *c, const grpc_event *ev) {
     }
     deliver(c);
     for (size_t i = 0; c->live > 0 && !c->closing && !c->unary && i < c->routes_n; i++)
-        route_open(&c->routes[i], now);
+        stream_open(&c->routes[i].stream, now);
     c->opening = c->checks && !c->closing && checks_turn(c->checks, now);
     write_all(c, now);
 }
@@ -339,7 +332,7 @@ int client_make(const txmsg_options *o, struct client **ret) {
         return TXMSG_ERROR_MEMORY;
     c->fd = -1;
     c->earliest_ns = UINT64_MAX;
-    list_init(&c->exchanges);
+    list_init(&c->singles);
     list_init(&c->all);
     list_init(&c->waiting);
     list_init(&c->delayed);

@@ -13,19 +13,14 @@
 #include "base/clock.h"
 #include "base/list.h"
 #include "encode.h"
+#include "event.h"
 #include "options.h"
 #include "result.h"
+#include "stream.h"
 #include "txmsg/client.h"
 
 #include <grpc/grpc.h>
 #include <pthread.h>
-
-struct client;
-
-/* The tag of a batch of core. `fn` comes on the engine's thread, under the lock. */
-struct event {
-    void (*fn)(struct client *c, struct event *ev, bool ok);
-};
 
 /* --- operations --- */
 
@@ -64,43 +59,26 @@ void op_free(struct op *op); /* NULL allowed */
 
 /* --- streams: route.c --- */
 
-enum route_batch { ROUTE_OPENED, ROUTE_WRITTEN, ROUTE_READ, ROUTE_ENDED, ROUTE_BATCHES };
-struct route_event {
-    struct event event;
-    struct route *route;
-};
 struct route {
-    struct route_event events[ROUTE_BATCHES];
-    struct client *client;
-    grpc_channel *channel;
-    grpc_call *call; /* NULL = closed */
-    grpc_metadata_array headers, trailers;
-    grpc_status_code code;
-    grpc_slice details;
-    grpc_byte_buffer *writing, *received;
-    int pending;                /* batches out */
-    bool granted, open, ending; /* it has granted credit; it has, and its end was not seen */
+    struct stream stream;
+    bool granted; /* credit, since it was opened */
     uint64_t credit;
     struct list ready, sent;
-    uint64_t retry_ns, heard_ns; /* heard: something came, or it began to owe answers */
-    int failures;                /* in a row */
+    uint64_t heard_ns; /* something came, or it began to owe answers */
 };
 int route_init(struct route *r, struct client *c, const char *address, int number);
 void route_deinit(struct route *r);
-/* Opens it if it is closed and its time has come. */
-void route_open(struct route *r, uint64_t now);
+static inline bool route_takes(const struct route *r) {
+    return r->granted && stream_is_open(&r->stream);
+}
 void route_take(struct route *r, struct op *op);
-/* A write was made ready, and route_write() must start it, without the lock; it takes the reference to the call. NULL: nothing to write. */
-grpc_call *route_begin_write(struct route *r, uint64_t now);
-void route_write(struct route *r, grpc_call *call);
 /* Owes answers and says nothing: ends it. */
 void route_watch(struct route *r, uint64_t now);
-void route_cancel(struct route *r);
 
-/* --- calls of their own: exchange.c --- */
+/* --- calls of their own: single.c --- */
 
-void exchange_start(struct client *c, struct op *op, uint64_t now);
-void exchange_cancel_all(struct client *c);
+void single_start(struct client *c, struct op *op, uint64_t now);
+void single_cancel_all(struct client *c);
 
 /* --- the client --- */
 
@@ -121,7 +99,7 @@ struct client {
 
     struct route *routes;
     size_t routes_n;
-    struct list exchanges;
+    struct list singles;
     struct checks *checks; /* NULL = nobody answers any */
     struct buf scratch;    /* of the engine */
 
@@ -154,7 +132,6 @@ int client_dispatch(struct client *c, int max);
 bool client_on_engine(void); /* the calling thread is that of an engine */
 
 /* For streams and calls, under the lock. */
-void client_start(struct client *c, grpc_call *call, const grpc_op *ops, size_t n, struct event *ev);
 struct op *op_of_tag(struct client *c, uint64_t tag);
 /* An attempt has ended; op->result says how. */
 void op_attempted(struct client *c, struct op *op, enum outcome o, uint64_t now);

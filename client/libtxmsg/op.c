@@ -39,12 +39,12 @@ static struct route *choose(struct client *c, const struct op *op) {
     size_t n = 0, at;
 
     for (size_t i = 0; i < c->routes_n; i++)
-        n += c->routes[i].open;
+        n += route_takes(&c->routes[i]);
     if (n == 0)
         return NULL;
     at = (size_t)((op->hash + (uint64_t)op->tries) % n);
     for (size_t i = 0; i < c->routes_n; i++)
-        if (c->routes[i].open && at-- == 0)
+        if (route_takes(&c->routes[i]) && at-- == 0)
             return &c->routes[i];
     UNREACHABLE();
 }
@@ -54,7 +54,7 @@ void op_route(struct client *c, struct op *op, uint64_t now) {
 
     list_del(&op->link);
     if (op->alone || c->unary) {
-        exchange_start(c, op, now);
+        single_start(c, op, now);
         return;
     }
     r = choose(c, op);
