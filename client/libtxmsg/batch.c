@@ -25,9 +25,9 @@ struct batch {
     int turns;
 };
 
-static void batch_deinit(struct batch *b) {
+static void batch_deinit(struct client *c, struct batch *b) {
     for (size_t i = 0; b->items && i < b->n; i++)
-        op_free(b->items[i].op);
+        op_free(c, b->items[i].op);
     hmap_deinit(&b->ids);
     mem_free(b->items);
     mem_free(b->turn);
@@ -114,7 +114,7 @@ static int run(struct client *c, const txmsg_operation *operations, size_t n, tx
             run_turn(c, &b, turn);
         status = give_results(&b, results);
     }
-    batch_deinit(&b);
+    batch_deinit(c, &b);
     return status;
 }
 

@@ -98,29 +98,46 @@ static bool messages_ok(const struct op_content *content) {
     return true;
 }
 
+/* As txmsg_id_parse(), without making anything of it: a bit for each kind of character, and the kind that belongs to each place. */
+static bool is_v7(const txmsg_id *id) {
+    enum { HEX = 1, VARIANT = 2, SEVEN = 4, DASH = 8, NUL = 16 };
+    static const uint8_t kinds[256] = {
+        ['0' ... '6'] = HEX,
+        ['7'] = HEX | SEVEN,
+        ['8' ... '9'] = HEX | VARIANT,
+        ['a' ... 'b'] = HEX | VARIANT,
+        ['c' ... 'f'] = HEX,
+        ['-'] = DASH,
+        ['\0'] = NUL,
+    };
+    static const uint8_t places[UUID_TEXT] = {
+        [0 ... 7] = HEX, [8] = DASH,     [9 ... 12] = HEX,  [13] = DASH, [14] = SEVEN,      [15 ... 17] = HEX,
+        [18] = DASH,     [19] = VARIANT, [20 ... 22] = HEX, [23] = DASH, [24 ... 35] = HEX, [36] = NUL,
+    };
+
+    for (size_t i = 0; i < UUID_TEXT; i++)
+        if (!(kinds[(uint8_t)id->text[i]] & places[i]))
+            return false;
+    return true;
+}
+
 /* The client makes ids of new transactions; those of others are to be given. */
 static bool id_ok(const struct call *call) {
-    const char *text = call->id ? call->id->text : NULL;
-    bool v7 = true;
-
-    if (!text)
+    if (!call->id)
         return false;
-    if (!text[0])
+    if (!call->id->text[0])
         return call->new_id && txmsg_id_make(call->new_id) == TXMSG_OK;
-    for (int i = 0; v7 && i < UUID_TEXT - 1; i++) /* as txmsg_id_parse(), without making anything of it */
-        v7 = i == 8 || i == 13 || i == 18 || i == 23
-                 ? text[i] == '-'
-                 : (text[i] >= '0' && text[i] <= '9') || (text[i] >= 'a' && text[i] <= 'f');
-    return v7 && !text[UUID_TEXT - 1] && text[14] == '7' && strchr("89ab", text[19]);
+    return is_v7(call->id);
 }
 
 int call_op(struct client *c, const struct call *call, struct op **ret) {
     const txmsg_call_options *o = call->options;
     bool whole = call->kind == OP_PREPARE || call->kind == OP_PUBLISH;
     struct op_content content = {.kind = call->kind,
-                                 .producer = call->kind == OP_GET ? NULL : c->o->producer,
-                                 .business_key = o && whole ? o->business_key : NULL,
-                                 .reason = o && call->kind == OP_CANCEL ? o->reason : NULL,
+                                 .producer =
+                                     call->kind == OP_GET ? BYTES_NULL : bytes_of(c->o->producer, c->o->producer_n),
+                                 .business_key = bytes_str(o && whole ? o->business_key : NULL),
+                                 .reason = bytes_str(o && call->kind == OP_CANCEL ? o->reason : NULL),
                                  .check_after_ms = o && call->kind == OP_PREPARE ? o->check_after_ms : 0,
                                  .include_bodies = o && call->kind == OP_GET && o->include_bodies,
                                  .messages = call->messages,
@@ -131,14 +148,14 @@ int call_op(struct client *c, const struct call *call, struct op **ret) {
 
     if ((o && !call_options_valid(o)) || !messages_ok(&content) || !id_ok(call))
         return TXMSG_ERROR_INVALID;
-    content.id = call->id->text;
+    content.id = bytes_of(call->id->text, UUID_TEXT - 1);
     size = encode_size(&content, &fields);
     if (size > MESSAGE_BYTES_MAX || fields > FIELDS_MAX)
         return TXMSG_ERROR_INVALID;
-    *ret = op_new(&content, size, fields);
+    *ret = op_new(c, &content, size, fields);
     if (!*ret)
         return TXMSG_ERROR_MEMORY;
-    (*ret)->due_ns = clock_mono_ns();
+    (*ret)->due_ns = client_now_ns(c);
     (*ret)->deadline_ns = (*ret)->due_ns + (uint64_t)timeout_ms * NS_PER_MS;
     return TXMSG_OK;
 }
@@ -154,7 +171,7 @@ static int wait_for(struct client *c, struct op *op, txmsg_result *result) {
         if (result)
             result_move(result, &op->result);
     }
-    op_free(op);
+    op_free(c, op);
     pthread_cond_destroy(&waiter.changed);
     return e;
 }
@@ -195,7 +212,7 @@ int call_begin(txmsg_client *client, const struct call *call, txmsg_done_fn done
         op->done = done;
         op->arg = arg;
         if (!client_submit(c, &op, 1, false, &e))
-            op_free(op);
+            op_free(c, op);
     }
     handle_leave(client);
     return e;

@@ -12,10 +12,18 @@
 
 enum { TICK_MS = 25, RECEIVE_MAX = 64 << 20 };
 
-static _Thread_local bool on_engine;
+static _Thread_local struct client *engine_of;
 
 bool client_on_engine(void) {
-    return on_engine;
+    return engine_of != NULL;
+}
+
+bool client_is_engine(const struct client *c) {
+    return engine_of == c;
+}
+
+uint64_t client_now_ns(const struct client *c) {
+    return engine_of == c ? c->turn_ns : clock_mono_ns();
 }
 
 void client_start(struct client *c, grpc_call *call, const grpc_op *ops, size_t n, struct event *ev) {
@@ -46,14 +54,13 @@ static bool has_room(const struct client *c, const struct op *op) {
 static void enter(struct client *c, struct op *op, uint64_t now) {
     uint32_t slot = c->free_slots[--c->free_n];
 
-    op->tag = ++c->generation * (uint64_t)c->o->max_in_flight + slot;
+    op->tag = ++c->generation * (c->slot_mask + 1) + slot;
     c->slots[slot] = op;
     c->live++;
     c->bytes += (int64_t)op->n;
     c->earliest_ns = MIN(c->earliest_ns, op->deadline_ns);
     if (op->waiter)
         op->waiter->open++;
-    list_add_tail(&c->all, &op->all);
     op_route(c, op, now);
 }
 
@@ -108,7 +115,7 @@ size_t client_submit(struct client *c, struct op *const *ops, size_t n, bool wai
         if (idle || ops[i]->place == OP_WAITING)
             wake(c);
     }
-    if (!on_engine)
+    if (engine_of != c)
         write_all(c, now);
     pthread_mutex_unlock(&c->lock);
     return i;
@@ -135,12 +142,12 @@ int client_flush(struct client *c, int64_t timeout_ms) {
 /* --- callbacks --- */
 
 /* Runs those of `ops`, without the lock. */
-static void run_callbacks(struct list *ops) {
+static void run_callbacks(struct client *c, struct list *ops) {
     for (struct list *e; (e = list_pop(ops)) != NULL;) {
         struct op *op = LIST_ENTRY(e, struct op, link);
 
         op->done(op->arg, &op->result);
-        op_free(op);
+        op_free(c, op);
     }
 }
 
@@ -148,13 +155,18 @@ static void run_callbacks(struct list *ops) {
 static int take_finished(struct client *c, struct list *ops, int max) {
     int n = 0;
 
-    while (n < max && !list_empty(&c->finished)) {
-        struct list *e = list_pop(&c->finished);
-
+    LIST_FOR (e, &c->finished) {
+        if (n == max)
+            break;
         client_left(c, LIST_ENTRY(e, struct op, link));
-        list_add_tail(ops, e);
         n++;
     }
+    if (n < max) {
+        list_splice_tail(ops, &c->finished);
+        return n;
+    }
+    for (int i = 0; i < n; i++)
+        list_add_tail(ops, list_pop(&c->finished));
     return n;
 }
 
@@ -176,7 +188,7 @@ int client_dispatch(struct client *c, int max) {
     n = take_finished(c, &ops, max > 0 ? max : INT32_MAX);
     signal_finished(c);
     pthread_mutex_unlock(&c->lock);
-    run_callbacks(&ops);
+    run_callbacks(c, &ops);
     return n;
 }
 
@@ -192,7 +204,7 @@ static void deliver(struct client *c) {
     }
     take_finished(c, &ops, INT32_MAX);
     pthread_mutex_unlock(&c->lock);
-    run_callbacks(&ops);
+    run_callbacks(c, &ops);
     pthread_mutex_lock(&c->lock);
 }
 
@@ -205,8 +217,9 @@ static gpr_timespec core_time(uint64_t ns) {
 
 /* Everything ends, over several turns: streams and calls are over when core has given their batches back. @locks lock */
 static void close_down(struct client *c) {
-    LIST_FOR_SAFE (e, &c->all)
-        op_expire(c, LIST_ENTRY(e, struct op, all));
+    for (size_t i = 0; i <= c->slot_mask; i++)
+        if (c->slots[i])
+            op_expire(c, c->slots[i]);
     for (size_t i = 0; i < c->routes_n; i++)
         stream_cancel(&c->routes[i].stream);
     single_cancel_all(c);
@@ -222,7 +235,7 @@ static void turn(struct client *c, const grpc_event *ev) {
         c->batches--;
         event->fn(c, event, ev->success);
     }
-    now = clock_mono_ns();
+    now = c->turn_ns = clock_mono_ns();
     if (c->closing) {
         close_down(c);
     } else if (now >= c->tick_ns) {
@@ -240,7 +253,7 @@ static void *engine_main(void *arg) {
     struct client *c = arg;
 
     pthread_setname_np(pthread_self(), "txmsg-client");
-    on_engine = true;
+    engine_of = c;
     pthread_mutex_lock(&c->lock);
     while (!c->closing || c->batches > 0) {
         uint64_t until = c->live > 0 || c->closing || c->opening ? clock_mono_ns() + TICK_MS * NS_PER_MS : UINT64_MAX;
@@ -292,9 +305,12 @@ static int make_routes(struct client *c) {
 }
 
 static int make_slots(struct client *c) {
-    size_t n = (size_t)c->o->max_in_flight;
+    size_t n = (size_t)c->o->max_in_flight, size = 1;
 
-    c->slots = mem_calloc(n, sizeof(*c->slots));
+    while (size < n)
+        size *= 2;
+    c->slot_mask = size - 1;
+    c->slots = mem_calloc(size, sizeof(*c->slots));
     c->free_slots = mem_calloc(n, sizeof(*c->free_slots));
     if (!c->slots || !c->free_slots)
         return TXMSG_ERROR_MEMORY;
@@ -333,10 +349,10 @@ int client_make(const txmsg_options *o, struct client **ret) {
     c->fd = -1;
     c->earliest_ns = UINT64_MAX;
     list_init(&c->singles);
-    list_init(&c->all);
     list_init(&c->waiting);
     list_init(&c->delayed);
     list_init(&c->finished);
+    list_init(&c->spare);
     buf_init(&c->scratch, RECEIVE_MAX);
     make_locks(c);
     make_core(c);
@@ -387,12 +403,14 @@ void client_destroy(struct client *c) {
     if (c->started)
         pthread_join(c->thread, NULL);
     checks_destroy(c->checks);
-    run_callbacks(&c->finished);
+    run_callbacks(c, &c->finished);
     destroy_core(c);
     if (c->fd >= 0)
         close(c->fd);
     pthread_cond_destroy(&c->changed);
     pthread_mutex_destroy(&c->lock);
+    for (struct list *e; (e = list_pop(&c->spare)) != NULL;)
+        mem_free(LIST_ENTRY(e, struct op, link));
     buf_deinit(&c->scratch);
     mem_free(c->routes);
     mem_free(c->slots);

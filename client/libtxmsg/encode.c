@@ -78,8 +78,7 @@ static size_t header_size(const struct message_header *h) {
 }
 
 static size_t message_size(const txmsg_message *m) {
-    size_t n =
-        some_size(bytes_str(m->topic)) + some_size(m->key) + some_size(m->body) + some_size(bytes_str(m->content_type));
+    size_t n = some_size(m->topic) + some_size(m->key) + some_size(m->body) + some_size(m->content_type);
 
     for (size_t i = 0; i < m->headers_n; i++)
         n += field_size(header_size(&m->headers[i]));
@@ -92,10 +91,10 @@ static size_t message_size(const txmsg_message *m) {
 
 static uint8_t *put_message(uint8_t *p, const txmsg_message *m, size_t n) {
     p = put_head(p, 3, n);
-    p = put_some(p, 1, bytes_str(m->topic));
+    p = put_some(p, 1, m->topic);
     p = put_some(p, 2, m->key);
     p = put_some(p, 3, m->body);
-    p = put_some(p, 4, bytes_str(m->content_type));
+    p = put_some(p, 4, m->content_type);
     for (size_t i = 0; i < m->headers_n; i++) {
         const struct message_header *h = &m->headers[i];
         p = put_head(p, 5, header_size(h));
@@ -123,8 +122,8 @@ static uint8_t *put_body(uint8_t *p, const struct body *b) {
 /* --- a request --- */
 
 size_t encode_size(const struct op_content *c, size_t *fields) {
-    size_t n = some_size(bytes_str(c->id)) + some_size(bytes_str(c->producer)) + some_size(bytes_str(c->business_key)) +
-               some_size(bytes_str(c->reason)) + (c->include_bodies ? 2 : 0);
+    size_t n = some_size(c->id) + some_size(c->producer) + some_size(c->business_key) + some_size(c->reason) +
+               (c->include_bodies ? 2 : 0);
 
     *fields = 8;
     for (size_t i = 0; i < c->n; i++) {
@@ -141,17 +140,17 @@ size_t encode_size(const struct op_content *c, size_t *fields) {
 }
 
 uint8_t *encode_request(const struct op_content *c, uint8_t *p) {
-    p = put_some(p, 1, bytes_str(c->id));
+    p = put_some(p, 1, c->id);
     if (c->kind == OP_GET)
         return c->include_bodies ? put_varint(put_key(p, 2, VARINT), 1) : p;
-    p = put_some(p, 2, bytes_str(c->producer));
+    p = put_some(p, 2, c->producer);
     if (c->kind == OP_CANCEL)
-        return put_some(p, 3, bytes_str(c->reason));
+        return put_some(p, 3, c->reason);
     for (size_t i = 0; c->bodies && i < c->bodies->n; i++)
         p = put_body(p, &c->bodies->list[i]);
     for (size_t i = 0; i < c->n; i++)
         p = put_message(p, c->messages[i], message_size(c->messages[i]));
-    p = put_some(p, 4, bytes_str(c->business_key));
+    p = put_some(p, 4, c->business_key);
     if (c->check_after_ms)
         p = put_span(p, 5, span_of_us(c->check_after_ms * 1000));
     return p;
@@ -159,17 +158,11 @@ uint8_t *encode_request(const struct op_content *c, uint8_t *p) {
 
 /* --- the frame --- */
 
-static size_t tagged_inner(uint64_t tag, size_t n) {
-    return 1 + varint_size(tag) + field_size(field_size(n));
-}
-
-size_t encode_tagged_size(uint64_t tag, size_t n) {
-    return field_size(tagged_inner(tag, n));
-}
-
 uint8_t *encode_tagged(enum op_kind kind, uint64_t tag, size_t n, uint8_t *p) {
-    p = put_head(p, 1, tagged_inner(tag, n));
+    size_t operation = field_size(n);
+
+    p = put_head(p, 1, 1 + varint_size(tag) + field_size(operation));
     p = put_varint(put_key(p, 1, VARINT), tag);
-    p = put_head(p, 2, field_size(n));
+    p = put_head(p, 2, operation);
     return put_head(p, (unsigned)kind, n);
 }

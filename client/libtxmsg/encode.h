@@ -14,9 +14,9 @@ const char *op_path(enum op_kind kind); /* "/txmsg.v1.MessageService/Prepare" */
 
 struct op_content {
     enum op_kind kind;
-    const char *id, *producer, *business_key, *reason; /* the last three NULL where they are not there */
-    int64_t check_after_ms;                            /* 0 = not there */
-    bool include_bodies;                               /* of OP_GET */
+    struct bytes id, producer, business_key, reason; /* texts; the last three empty where they are not there */
+    int64_t check_after_ms;                          /* 0 = not there */
+    bool include_bodies;                             /* of OP_GET */
     const txmsg_message *const *messages;
     size_t n;
     const struct bodies *bodies; /* of OP_CONFIRM; NULL = none */
@@ -26,6 +26,6 @@ size_t encode_size(const struct op_content *c, size_t *fields);
 /* The request of the single call. The end of what it wrote. */
 uint8_t *encode_request(const struct op_content *c, uint8_t *p);
 
-/* An element of a Pipeline frame around a request of `n` bytes: its whole size, and what comes before the request. */
-size_t encode_tagged_size(uint64_t tag, size_t n);
+/* An element of a Pipeline frame around a request of `n` bytes: what comes before the request, at most so many bytes. */
+enum { ENCODE_TAGGED_MAX = 40 };
 uint8_t *encode_tagged(enum op_kind kind, uint64_t tag, size_t n, uint8_t *p);

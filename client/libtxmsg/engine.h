@@ -33,8 +33,8 @@ enum op_place {
     OP_FINISHED,
 };
 struct op {
-    struct list link; /* of its place */
-    struct list all;
+    struct list link;    /* of its place, but for those that are sent or calling */
+    struct route *route; /* of those that are sent */
     enum op_place place;
     enum op_kind kind;
     bool alone; /* by a call of its own */
@@ -53,9 +53,9 @@ struct waiter {
     pthread_cond_t changed;
     size_t open; /* of its operations, how many are in flight */
 };
-/* NULL: out of memory. `deadline_ns` is set, all else nothing. @thread any, without the lock */
-struct op *op_new(const struct op_content *content, size_t n, size_t fields);
-void op_free(struct op *op); /* NULL allowed */
+/* NULL: out of memory. @thread any, without the lock */
+struct op *op_new(struct client *c, const struct op_content *content, size_t n, size_t fields);
+void op_free(struct client *c, struct op *op); /* NULL allowed */
 
 /* --- streams: route.c --- */
 
@@ -63,7 +63,8 @@ struct route {
     struct stream stream;
     bool granted; /* credit, since it was opened */
     uint64_t credit;
-    struct list ready, sent;
+    struct list ready;
+    size_t sent;       /* how many */
     uint64_t heard_ns; /* something came, or it began to owe answers */
 };
 int route_init(struct route *r, struct client *c, const char *address, int number);
@@ -103,14 +104,17 @@ struct client {
     struct checks *checks; /* NULL = nobody answers any */
     struct buf scratch;    /* of the engine */
 
-    struct op **slots; /* by number; max_in_flight */
+    struct op **slots; /* by number; max_in_flight, and up to a power of two that are never used */
+    uint64_t slot_mask;
     uint32_t *free_slots;
     size_t free_n;
     uint64_t generation;
-    struct list all, waiting, delayed, finished;
+    struct list waiting, delayed, finished;
+    struct list spare; /* memory of operations, for those that begin in callbacks. Of the engine, without the lock */
+    int spare_n;
     int64_t live, bytes, unheard; /* unheard: callers that wait for `changed` */
     uint64_t earliest_ns;         /* no deadline is before it */
-    uint64_t tick_ns;
+    uint64_t tick_ns, turn_ns;
     char last_error[256]; /* why no stream could be opened */
 
     int fd; /* readable while `finished` has something; < 0 without dispatch */
@@ -130,6 +134,8 @@ void client_wait(struct client *c, struct waiter *w);
 int client_flush(struct client *c, int64_t timeout_ms);
 int client_dispatch(struct client *c, int max);
 bool client_on_engine(void); /* the calling thread is that of an engine */
+bool client_is_engine(const struct client *c);
+uint64_t client_now_ns(const struct client *c); /* in callbacks that of the turn: many come together */
 
 /* For streams and calls, under the lock. */
 struct op *op_of_tag(struct client *c, uint64_t tag);

@@ -10,13 +10,27 @@ static bool text_ok(const char *s) {
     return s && text_valid(bytes_str(s)) && strlen(s) <= MESSAGE_BYTES_MAX;
 }
 
+static int replace_bytes(struct bytes *at, const void *p, size_t n) {
+    uint8_t *copy;
+
+    if ((!p && n > 0) || n > MESSAGE_BYTES_MAX)
+        return TXMSG_ERROR_INVALID;
+    copy = mem_alloc(n);
+    if (!copy)
+        return TXMSG_ERROR_MEMORY;
+    if (n > 0)
+        memcpy(copy, p, n);
+    mem_free((void *)(uintptr_t)at->p);
+    *at = bytes_of(copy, n);
+    return TXMSG_OK;
+}
+
 txmsg_message *txmsg_message_new(const char *topic) {
     txmsg_message *m = text_ok(topic) ? mem_zalloc(sizeof(*m)) : NULL;
 
     if (!m)
         return NULL;
-    m->topic = mem_strdup(topic);
-    if (!m->topic) {
+    if (replace_bytes(&m->topic, topic, strlen(topic)) != TXMSG_OK) {
         mem_free(m);
         return NULL;
     }
@@ -35,24 +49,9 @@ void txmsg_message_free(txmsg_message *m) {
     mem_free(m->headers);
     mem_free((void *)(uintptr_t)m->key.p);
     mem_free((void *)(uintptr_t)m->body.p);
-    mem_free(m->topic);
-    mem_free(m->content_type);
+    mem_free((void *)(uintptr_t)m->topic.p);
+    mem_free((void *)(uintptr_t)m->content_type.p);
     mem_free(m);
-}
-
-static int replace_bytes(struct bytes *at, const void *p, size_t n) {
-    uint8_t *copy;
-
-    if ((!p && n > 0) || n > MESSAGE_BYTES_MAX)
-        return TXMSG_ERROR_INVALID;
-    copy = mem_alloc(n);
-    if (!copy)
-        return TXMSG_ERROR_MEMORY;
-    if (n > 0)
-        memcpy(copy, p, n);
-    mem_free((void *)(uintptr_t)at->p);
-    *at = bytes_of(copy, n);
-    return TXMSG_OK;
 }
 
 int txmsg_message_set_body(txmsg_message *m, const void *body, size_t size) {
@@ -71,16 +70,9 @@ int txmsg_message_set_key(txmsg_message *m, const void *key, size_t size) {
 }
 
 int txmsg_message_set_content_type(txmsg_message *m, const char *content_type) {
-    char *copy;
-
-    if (!message_valid(m) || !text_ok(content_type))
-        return TXMSG_ERROR_INVALID;
-    copy = mem_strdup(content_type);
-    if (!copy)
-        return TXMSG_ERROR_MEMORY;
-    mem_free(m->content_type);
-    m->content_type = copy;
-    return TXMSG_OK;
+    return message_valid(m) && text_ok(content_type)
+               ? replace_bytes(&m->content_type, content_type, strlen(content_type))
+               : TXMSG_ERROR_INVALID;
 }
 
 static int reserve_header(txmsg_message *m) {

@@ -13,8 +13,7 @@ struct message_header {
 
 struct txmsg_message {
     uint32_t magic;
-    char *topic, *content_type; /* content_type: NULL = none */
-    struct bytes key, body;
+    struct bytes topic, content_type, key, body; /* its own */
     bool body_later;
     struct message_header *headers;
     size_t headers_n, headers_cap;

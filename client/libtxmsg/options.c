@@ -152,6 +152,7 @@ txmsg_options *options_copy(const txmsg_options *o) {
         txmsg_options_free(c);
         return NULL;
     }
+    c->producer_n = o->producer ? strlen(o->producer) : 0;
     c->timeout_ms = o->timeout_ms;
     c->max_in_flight = o->max_in_flight;
     c->max_bytes = o->max_bytes;

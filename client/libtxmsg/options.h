@@ -13,6 +13,7 @@ struct txmsg_options {
     char *addresses[ADDRESSES_MAX];
     size_t addresses_n;
     char *producer;
+    size_t producer_n;
     int64_t timeout_ms, max_in_flight, max_bytes, channels, check_threads;
     txmsg_check_fn listener; /* NULL = none */
     void *listener_arg;

@@ -1,9 +1,10 @@
 #include "result.h"
 
+#include "base/uuid.h"
 #include "google/rpc/error_details.pb-c.h"
 #include "rpc/rpc.h"
 #include "rpc/status.h"
-#include "rpc/wire.h"
+#include "scan.h"
 #include "view.h"
 
 enum { MAGIC = 0x74786d72, DEAD = 0x64656164, TEXTS_MAX = 64 << 10 };
@@ -68,6 +69,35 @@ void txmsg_result_free(txmsg_result *r) {
     mem_free(r);
 }
 
+static int64_t read_time(struct bytes timestamp) {
+    struct wire_reader in = wire_reader(timestamp);
+    struct wire_field f;
+    int64_t seconds = 0, nanos = 0;
+
+    while (wire_next(&in, &f) == 1) {
+        if (f.id == 1 && f.type == WIRE_VARINT)
+            seconds = (int64_t)f.value;
+        else if (f.id == 2 && f.type == WIRE_VARINT)
+            nanos = (int64_t)f.value;
+    }
+    return seconds < 0 || seconds > INT64_C(253402300799) || nanos < 0 || nanos > 999999999
+               ? 0
+               : seconds * 1000000 + nanos / 1000;
+}
+
+static int64_t time_us(const struct result_time *t) {
+    return t->n ? read_time(bytes_of(t->raw, t->n)) : t->us;
+}
+
+static struct result_time keep_time(struct bytes timestamp) {
+    struct result_time t = {.n = (uint8_t)timestamp.n};
+
+    if (timestamp.n > sizeof(t.raw))
+        return (struct result_time){.us = read_time(timestamp)};
+    memcpy(t.raw, timestamp.p, timestamp.n);
+    return t;
+}
+
 /* --- what it says --- */
 
 int txmsg_result_status(const txmsg_result *r) {
@@ -89,11 +119,11 @@ int txmsg_result_origin(const txmsg_result *r) {
 }
 
 int64_t txmsg_result_prepare_time_us(const txmsg_result *r) {
-    return result_valid(r) ? r->prepare_us : 0;
+    return result_valid(r) ? time_us(&r->prepared) : 0;
 }
 
 int64_t txmsg_result_decision_time_us(const txmsg_result *r) {
-    return result_valid(r) ? r->decision_us : 0;
+    return result_valid(r) ? time_us(&r->decided) : 0;
 }
 
 int txmsg_result_code(const txmsg_result *r) {
@@ -162,29 +192,13 @@ bool outcome_settles(int code, const char *reason) {
            (code == RPC_FAILED_PRECONDITION && (is(reason, "DECIDED_OTHERWISE") || is(reason, "PRODUCER_MISMATCH")));
 }
 
-static int64_t read_time(struct bytes timestamp) {
-    struct wire_reader in = wire_reader(timestamp);
-    struct wire_field f;
-    int64_t seconds = 0, nanos = 0;
-
-    while (wire_next(&in, &f) == 1) {
-        if (f.id == 1 && f.type == WIRE_VARINT)
-            seconds = (int64_t)f.value;
-        else if (f.id == 2 && f.type == WIRE_VARINT)
-            nanos = (int64_t)f.value;
-    }
-    return seconds < 0 || seconds > INT64_C(253402300799) || nanos < 0 || nanos > 999999999
-               ? 0
-               : seconds * 1000000 + nanos / 1000;
-}
-
 enum outcome result_take_status(txmsg_result *r, struct bytes status, const char *id) {
     struct wire_reader in = wire_reader(status);
     struct bytes found = BYTES_NULL;
     struct wire_field f;
     int e;
 
-    while ((e = wire_next(&in, &f)) == 1) {
+    while ((e = scan_next(&in, &f)) == 1) {
         if (f.id == 1 && f.type == WIRE_BYTES)
             found = f.bytes;
         else if (f.id == 2 && f.type == WIRE_VARINT)
@@ -192,13 +206,13 @@ enum outcome result_take_status(txmsg_result *r, struct bytes status, const char
         else if (f.id == 3 && f.type == WIRE_VARINT)
             r->origin = f.value <= TXMSG_ORIGIN_ADMIN ? (int)f.value : TXMSG_ORIGIN_NONE;
         else if (f.id == 4 && f.type == WIRE_BYTES)
-            r->prepare_us = read_time(f.bytes);
+            r->prepared = keep_time(f.bytes);
         else if (f.id == 5 && f.type == WIRE_BYTES)
-            r->decision_us = read_time(f.bytes);
+            r->decided = keep_time(f.bytes);
     }
-    if (e < 0 || !bytes_eq_str(found, id)) {
+    if (e < 0 || !bytes_eq(found, bytes_of(id, UUID_TEXT - 1))) {
         r->state = r->origin = 0;
-        r->prepare_us = r->decision_us = 0;
+        r->prepared = r->decided = (struct result_time){0};
         result_error(r, RPC_INTERNAL, "", "the answer is not that of this transaction");
         return OUTCOME_UNKNOWN;
     }

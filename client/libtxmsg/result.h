@@ -5,12 +5,18 @@
 
 #include "base/arena.h"
 
+/* A time as it came, or read already: it is read when somebody asks. */
+struct result_time {
+    int64_t us;
+    uint8_t n, raw[23]; /* n: 0 = it is `us` */
+};
 struct txmsg_result {
     uint32_t magic;
     int status, state, origin, code, attempts;
     bool executed;
     txmsg_id id;
-    int64_t prepare_us, decision_us, retry_after_ms;
+    int64_t retry_after_ms;
+    struct result_time prepared, decided;
     const char *reason, *message; /* never NULL; literals, or in the arena */
     txmsg_view *view;             /* NULL = none */
     struct arena texts;

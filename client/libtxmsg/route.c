@@ -8,7 +8,7 @@
 
 #include "rpc/credentials.h"
 #include "rpc/rpc.h"
-#include "rpc/wire.h"
+#include "scan.h"
 
 #include <grpc/byte_buffer.h>
 
@@ -60,7 +60,6 @@ int route_init(struct route *r, struct client *c, const char *address, int numbe
     grpc_channel_credentials_release(credentials);
     stream_init(&r->stream, &pipeline, c, channel);
     list_init(&r->ready);
-    list_init(&r->sent);
     return channel ? TXMSG_OK : TXMSG_ERROR_INVALID;
 }
 
@@ -90,15 +89,16 @@ static void note_failure(struct client *c, const txmsg_result *why) {
 }
 
 static void fail_sent(struct route *r, const txmsg_result *why, uint64_t now) {
-    struct list sent = LIST_INIT(sent);
+    struct client *c = r->stream.client;
 
-    list_splice_tail(&sent, &r->sent);
-    while (!list_empty(&sent)) {
-        struct op *op = LIST_ENTRY(sent.next, struct op, link);
+    for (size_t i = 0; r->sent > 0 && i <= c->slot_mask; i++) {
+        struct op *op = c->slots[i];
 
+        if (!op || op->place != OP_SENT || op->route != r)
+            continue;
         op->alone |= frame_refused(why);
         result_error(&op->result, why->code, "", why->message);
-        op_attempted(r->stream.client, op, OUTCOME_UNKNOWN, now);
+        op_attempted(c, op, OUTCOME_UNKNOWN, now);
     }
 }
 
@@ -131,14 +131,14 @@ void route_take(struct route *r, struct op *op) {
     list_add_tail(&r->ready, &op->link);
 }
 
-/* How many of the ready ones go in the next frame, and their bytes. */
+/* How many of the ready ones go in the next frame, and at most how many bytes they are. */
 static size_t measure(const struct route *r, size_t *bytes) {
     size_t n = 0, fields = 0;
 
     *bytes = 0;
     LIST_FOR (e, &r->ready) {
         const struct op *op = LIST_ENTRY(e, struct op, link);
-        size_t size = encode_tagged_size(op->tag, op->n);
+        size_t size = ENCODE_TAGGED_MAX + op->n;
 
         if (n == r->credit || n == FRAME_OPERATIONS ||
             (n > 0 && (*bytes + size > FRAME_BYTES || fields + op->fields > FRAME_FIELDS)))
@@ -162,7 +162,7 @@ static grpc_byte_buffer *next_frame(struct stream *s, uint64_t now) {
     n = measure(r, &bytes);
     slice = grpc_slice_malloc(bytes);
     p = GRPC_SLICE_START_PTR(slice);
-    if (list_empty(&r->sent))
+    if (r->sent == 0)
         r->heard_ns = now;
     r->credit -= n;
     for (; n > 0; n--) {
@@ -173,8 +173,10 @@ static grpc_byte_buffer *next_frame(struct stream *s, uint64_t now) {
         p += op->n;
         op->tries++;
         op->place = OP_SENT;
-        list_add_tail(&r->sent, &op->link);
+        op->route = r;
+        r->sent++;
     }
+    GRPC_SLICE_SET_LENGTH(slice, (size_t)(p - GRPC_SLICE_START_PTR(slice)));
     frame = grpc_raw_byte_buffer_create(&slice, 1);
     grpc_slice_unref(slice);
     return frame;
@@ -190,7 +192,7 @@ static void take_result(struct route *r, struct bytes row, uint64_t now) {
     struct op *op;
     enum outcome o = OUTCOME_UNKNOWN;
 
-    while (wire_next(&in, &f) == 1) {
+    while (scan_next(&in, &f) == 1) {
         if (f.id == 1 && f.type == WIRE_VARINT)
             tag = f.value;
         else if (f.id == 2 && f.type == WIRE_BYTES)
@@ -200,7 +202,7 @@ static void take_result(struct route *r, struct bytes row, uint64_t now) {
     if (!op || op->place != OP_SENT)
         return; /* its caller's deadline came first */
     in = wire_reader(result);
-    if (wire_next(&in, &f) == 1 && f.type == WIRE_BYTES && f.id == 1)
+    if (scan_next(&in, &f) == 1 && f.type == WIRE_BYTES && f.id == 1)
         o = result_take_status(&op->result, f.bytes, op->result.id.text);
     else if (f.type == WIRE_BYTES && f.id == 2 && result.n > 0)
         o = result_take_error(&op->result, RPC_UNKNOWN, BYTES_NULL, f.bytes);
@@ -216,7 +218,7 @@ static bool on_received(struct stream *s, struct bytes in, uint64_t now) {
     int e;
 
     r->heard_ns = now;
-    for (frame = wire_reader(in); (e = wire_next(&frame, &f)) == 1;) {
+    for (frame = wire_reader(in); (e = scan_next(&frame, &f)) == 1;) {
         if (f.id == 1 && f.type == WIRE_BYTES)
             take_result(r, f.bytes, now);
         else if (f.id == 2 && f.type == WIRE_VARINT)
@@ -231,7 +233,7 @@ static bool on_received(struct stream *s, struct bytes in, uint64_t now) {
 }
 
 void route_watch(struct route *r, uint64_t now) {
-    if (!list_empty(&r->sent) && now - r->heard_ns > STALL_S * NS_PER_S) {
+    if (r->sent > 0 && now - r->heard_ns > STALL_S * NS_PER_S) {
         r->heard_ns = now;
         stream_cancel(&r->stream);
     }

@@ -58,8 +58,8 @@ enum outcome view_take(txmsg_result *r, struct bytes transaction, const char *id
     const Txmsg__V1__Transaction *tx = r->view->tx;
     r->state = (unsigned)tx->state <= TXMSG_STATE_STUCK ? (int)tx->state : TXMSG_STATE_NONE;
     r->origin = (unsigned)tx->origin <= TXMSG_ORIGIN_ADMIN ? (int)tx->origin : TXMSG_ORIGIN_NONE;
-    r->prepare_us = time_us(tx->prepare_time);
-    r->decision_us = time_us(tx->decision_time);
+    r->prepared = (struct result_time){.us = time_us(tx->prepare_time)};
+    r->decided = (struct result_time){.us = time_us(tx->decision_time)};
     r->code = RPC_OK;
     r->reason = r->message = "";
     r->retry_after_ms = 0;

@@ -54,12 +54,12 @@ static uint64_t prepared, confirmed, failed;
 
 static void on_done(void *arg, const txmsg_result *result);
 
-static void begin(struct caller *c) {
+static void begin(struct caller *c, uint64_t now) {
     const txmsg_message *const messages[] = {message};
 
     c->id.text[0] = '\0';
     c->confirming = false;
-    c->began_ns = clock_mono_ns();
+    c->began_ns = now;
     ASSERT(txmsg_prepare_async(client, &c->id, messages, 1, NULL, on_done, c) == TXMSG_OK);
 }
 
@@ -74,13 +74,14 @@ static void on_done(void *arg, const txmsg_result *result) {
         ASSERT(txmsg_confirm_async(client, &c->id, NULL, on_done, c) == TXMSG_OK);
         return;
     }
+    uint64_t now = clock_mono_ns();
     confirmed += ok;
     if (ok && atomic_load_explicit(&phase, memory_order_relaxed) == MEASURE) {
         atomic_fetch_add_explicit(&measured, 1, memory_order_relaxed);
-        histogram_add(&latency, clock_mono_ns() - c->began_ns);
+        histogram_add(&latency, now - c->began_ns);
     }
     if (atomic_load_explicit(&phase, memory_order_relaxed) != DRAIN)
-        begin(c);
+        begin(c, now);
 }
 
 static int make_client(const struct options *o) {
@@ -161,7 +162,7 @@ int main(int argc, char **argv) {
     }
     struct caller *callers = mem_must(mem_calloc((size_t)o.callers, sizeof(*callers)));
     for (int64_t i = 0; i < o.callers; i++)
-        begin(&callers[i]);
+        begin(&callers[i], clock_mono_ns());
     wait_ms(o.warmup_ms);
     say(&o, "measuring");
     uint64_t began = clock_mono_ns(), cpu = cpu_ns();

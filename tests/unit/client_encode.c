@@ -16,10 +16,10 @@ static uint8_t bytes[1 << 20];
 /* The request in a frame of one, read back by the generated code. */
 static Txmsg__V1__PipelineRequest *round_trip(const struct op_content *c, uint64_t tag) {
     size_t fields, n = encode_size(c, &fields);
-    uint8_t *end = encode_tagged(c->kind, tag, n, bytes);
+    uint8_t *request = encode_tagged(c->kind, tag, n, bytes), *end = encode_request(c, request);
 
-    end = encode_request(c, end);
-    assert_int_equal(end - bytes, encode_tagged_size(tag, n));
+    assert_true(request - bytes <= ENCODE_TAGGED_MAX);
+    assert_int_equal(end - request, n);
     Txmsg__V1__PipelineRequest *frame = txmsg__v1__pipeline_request__unpack(NULL, (size_t)(end - bytes), bytes);
     assert_non_null(frame);
     assert_int_equal(frame->n_operations, 1);
@@ -48,9 +48,9 @@ static void test_prepare(void **state) {
     txmsg_message *full = full_message(300), *bare = txmsg_message_new("t");
     const txmsg_message *const both[] = {full, bare};
     const struct op_content c = {.kind = OP_PREPARE,
-                                 .id = ID,
-                                 .producer = "shop",
-                                 .business_key = "order 1",
+                                 .id = BYTES_LIT(ID),
+                                 .producer = BYTES_LIT("shop"),
+                                 .business_key = BYTES_LIT("order 1"),
                                  .check_after_ms = 90500,
                                  .messages = both,
                                  .n = 2};
@@ -88,14 +88,15 @@ static void test_others(void **state) {
     txmsg_message *m = txmsg_message_new("t");
     assert_int_equal(txmsg_message_set_body_later(m, 1), TXMSG_OK);
     const txmsg_message *const one[] = {m};
-    struct op_content c = {.kind = OP_PUBLISH, .id = ID, .producer = "shop", .messages = one, .n = 1};
+    struct op_content c = {
+        .kind = OP_PUBLISH, .id = BYTES_LIT(ID), .producer = BYTES_LIT("shop"), .messages = one, .n = 1};
     Txmsg__V1__PipelineRequest *frame = round_trip(&c, 1);
 
     assert_int_equal(frame->operations[0]->operation->operation_case, TXMSG__V1__OPERATION__OPERATION_PUBLISH);
     assert_int_equal(frame->operations[0]->operation->publish->n_messages, 1);
     assert_true(frame->operations[0]->operation->publish->messages[0]->body_later);
     txmsg__v1__pipeline_request__free_unpacked(frame, NULL);
-    c = (struct op_content){.kind = OP_CONFIRM, .id = ID, .producer = "shop"};
+    c = (struct op_content){.kind = OP_CONFIRM, .id = BYTES_LIT(ID), .producer = BYTES_LIT("shop")};
     frame = round_trip(&c, UINT64_MAX);
     assert_string_equal(frame->operations[0]->operation->confirm->transaction_id, ID);
     txmsg__v1__pipeline_request__free_unpacked(frame, NULL);
@@ -115,7 +116,8 @@ static void test_others(void **state) {
     assert_memory_equal(confirm->bodies[1]->body.data, "third", 5);
     txmsg__v1__pipeline_request__free_unpacked(frame, NULL);
     bodies_clear(&bodies);
-    c = (struct op_content){.kind = OP_CANCEL, .id = ID, .producer = "shop", .reason = "no stock"};
+    c = (struct op_content){
+        .kind = OP_CANCEL, .id = BYTES_LIT(ID), .producer = BYTES_LIT("shop"), .reason = BYTES_LIT("no stock")};
     frame = round_trip(&c, 1 << 20);
     assert_string_equal(frame->operations[0]->operation->cancel->reason, "no stock");
     txmsg__v1__pipeline_request__free_unpacked(frame, NULL);
@@ -123,7 +125,7 @@ static void test_others(void **state) {
 }
 
 static void test_get(void **state) {
-    struct op_content c = {.kind = OP_GET, .id = ID};
+    struct op_content c = {.kind = OP_GET, .id = BYTES_LIT(ID)};
 
     for (int bodies = 0; bodies < 2; bodies++) {
         c.include_bodies = bodies;
@@ -144,7 +146,8 @@ static void test_sizes(void **state) {
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
         txmsg_message *m = full_message(sizes[i]);
         const txmsg_message *const one[] = {m};
-        const struct op_content c = {.kind = OP_PREPARE, .id = ID, .producer = "shop", .messages = one, .n = 1};
+        const struct op_content c = {
+            .kind = OP_PREPARE, .id = BYTES_LIT(ID), .producer = BYTES_LIT("shop"), .messages = one, .n = 1};
 
         for (unsigned bit = 0; bit < 64; bit++) {
             Txmsg__V1__PipelineRequest *frame = round_trip(&c, UINT64_C(1) << bit);

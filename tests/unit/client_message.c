@@ -21,10 +21,10 @@ static void test_content(void **state) {
     assert_int_equal(txmsg_message_set_expire_at(m, 18), TXMSG_OK);
     for (int i = 0; i < 100; i++)
         assert_int_equal(txmsg_message_add_header(m, "name", "value"), TXMSG_OK);
-    assert_string_equal(m->topic, "orders");
+    assert_true(bytes_eq_str(m->topic, "orders"));
     assert_true(bytes_eq(m->body, bytes_of("a\0b", 3)));
     assert_int_equal(m->key.n, 0);
-    assert_string_equal(m->content_type, "application/json");
+    assert_true(bytes_eq_str(m->content_type, "application/json"));
     assert_int_equal(m->headers_n, 100);
     assert_int_equal(m->deliver_at_us, 17);
     assert_int_equal(m->expire_at_us, 18);
@@ -49,7 +49,7 @@ static void test_misuse(void **state) {
     assert_int_equal(txmsg_message_set_deliver_at(m, -1), TXMSG_ERROR_INVALID);
     assert_int_equal(txmsg_message_set_expire_at(NULL, 1), TXMSG_ERROR_INVALID);
     assert_int_equal(m->body.n + m->key.n + m->headers_n, 0);
-    assert_null(m->content_type);
+    assert_int_equal(m->content_type.n, 0);
     assert_int_equal(m->deliver_at_us, 0);
     txmsg_message_free(m);
     txmsg_message_free(NULL);
