@@ -43,11 +43,11 @@ static int cmd_stuck_list(struct ctl *c) {
         return code;
     const Txmsg__V1__ListStuckResponse *resp = (const Txmsg__V1__ListStuckResponse *)r;
     struct table t = {0};
-    table_row(&t, 6, "TRANSACTION", "PRODUCER", "BUSINESS KEY", "PREPARED", "UNKNOWNS", "LAST ERROR");
+    table_row(&t, 7, "TRANSACTION", "PRODUCER", "BUSINESS KEY", "PREPARED", "STUCK SINCE", "UNKNOWNS", "LAST ERROR");
     for (size_t i = 0; i < resp->n_stuck; i++) {
         const Txmsg__V1__Transaction *x = resp->stuck[i]->transaction;
-        table_row(&t, 6, x->transaction_id, x->producer, *x->business_key ? ctl_text(c, x->business_key) : "-",
-                  ctl_time(c, x->prepare_time),
+        table_row(&t, 7, x->transaction_id, x->producer, *x->business_key ? ctl_text(c, x->business_key) : "-",
+                  ctl_time(c, x->prepare_time), ctl_time(c, resp->stuck[i]->stuck_time),
                   mem_must(arena_printf(&c->arena, "%d", x->checks ? x->checks->unknowns : 0)),
                   x->checks && *x->checks->last_error ? ctl_text(c, x->checks->last_error) : "-");
     }

@@ -300,6 +300,7 @@ static int cmd_get(struct ctl *c) {
     if (t->checks && t->checks->count) {
         printf("%-14s %d, answered UNKNOWN %d\n", "checks", t->checks->count, t->checks->unknowns);
         line("next check", ctl_time(c, t->checks->next_check_time));
+        line("stuck since", ctl_time(c, t->checks->stuck_time));
         line("check error", ctl_text(c, t->checks->last_error));
     }
     for (size_t i = 0; i < t->n_messages; i++) {

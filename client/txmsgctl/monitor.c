@@ -102,7 +102,7 @@ static int ask_dead(struct events *e, Google__Protobuf__Timestamp *from) {
     return CTL_OK;
 }
 
-/* When it became stuck is not known to every version, so the time of the id stands for it, and everything that is stuck now is told once. */
+/* An older version does not say since when; then the time of the id stands for it. Everything that is stuck now is told once. */
 static int ask_stuck(struct events *e) {
     Txmsg__V1__ListStuckRequest q = TXMSG__V1__LIST_STUCK_REQUEST__INIT;
     const ProtobufCMessage *r;

@@ -212,10 +212,11 @@ static int cmd_audit(struct ctl *c) {
     if (code != CTL_OK || !r)
         return code;
     const Txmsg__V1__ListAuditResponse *resp = (const Txmsg__V1__ListAuditResponse *)r;
-    table_row(&t, 5, "TIME", "WHO", "ACT", "ON", "WHY");
+    table_row(&t, 6, "TIME", "WHO", "ACT", "COUNT", "ON", "WHY");
     for (size_t i = 0; i < resp->n_entries; i++) {
         const Txmsg__V1__AuditEntry *e = resp->entries[i];
-        table_row(&t, 5, ctl_time(c, e->time), ctl_text(c, e->actor), ctl_text(c, e->action), ctl_text(c, e->target),
+        table_row(&t, 6, ctl_time(c, e->time), ctl_text(c, e->actor), ctl_text(c, e->action),
+                  mem_must(arena_printf(&c->arena, "%lld", (long long)e->count)), ctl_text(c, e->target),
                   ctl_text(c, e->reason));
     }
     table_print(&t);

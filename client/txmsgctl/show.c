@@ -43,6 +43,8 @@ static void tell_checks(struct story *s, const Txmsg__V1__CheckSummary *k) {
         tell(s, k->history[i]->end_time, "check %d: %s", k->history[i]->check, k->history[i]->error);
     if (k && k->next_check_time)
         tell(s, k->next_check_time, "next check, the %d.", k->count + 1);
+    if (k && k->stuck_time)
+        tell(s, k->stuck_time, "stuck: %d checks answered UNKNOWN, a person decides", k->unknowns);
 }
 
 static void tell_decision(struct story *s, const Txmsg__V1__Transaction *t) {

@@ -20,6 +20,7 @@ static Txmsg__V1__AuditEntry *entry_of(struct arena *a, const struct view_audit 
     o->target = copy(a, v->object);
     o->reason = copy(a, v->reason);
     o->detail = copy(a, v->detail);
+    o->count = v->count;
     bool ok = o->actor && o->action && o->target && o->reason && o->detail && admin_time(a, v->at_us, &o->time);
     return ok ? o : NULL;
 }

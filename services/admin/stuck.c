@@ -41,7 +41,8 @@ static Txmsg__V1__StuckTransaction *row_of(struct arena *a, const struct view_tx
     c->unknowns = t->unknowns;
     c->last_error = copy(a, t->check_error);
     bool ok = x->transaction_id && x->producer && x->business_key && c->last_error &&
-              admin_time(a, t->prepare_us, &x->prepare_time);
+              admin_time(a, t->prepare_us, &x->prepare_time) && admin_time(a, t->stuck_us, &c->stuck_time);
+    o->stuck_time = c->stuck_time;
     return ok ? o : NULL;
 }
 

@@ -163,8 +163,9 @@ static void end_unknown(struct check *c, int64_t due_in_ms, const char *why) {
     int32_t unknowns = c->unknowns + 1;
 
     count(c, ANSWER_UNKNOWN);
+    bool stuck = unknowns >= c->policy->max_unknowns;
     c->finish = (struct check_finish){
-        .due_in_ms = due_in_ms, .unknowns = unknowns, .stuck = unknowns >= c->policy->max_unknowns, .last_error = why};
+        .due_in_ms = stuck ? 0 : due_in_ms, .unknowns = unknowns, .stuck = stuck, .last_error = why};
     end(c);
 }
 

@@ -332,7 +332,8 @@ static Txmsg__V1__CheckSummary *check_summary(struct arena *a, const struct view
     c->count = t->checks || !last ? t->checks : last->count;
     c->unknowns = t->checks || !last ? t->unknowns : last->unknowns;
     c->last_error = copy(a, t->checks || !last ? t->check_error : last->error);
-    bool ok = c->last_error && codec_timestamp(a, t->next_check_us, &c->next_check_time);
+    bool ok = c->last_error && codec_timestamp(a, t->next_check_us, &c->next_check_time) &&
+              codec_timestamp(a, t->stuck_us, &c->stuck_time);
     return ok && put_checks(a, t, c) ? c : NULL;
 }
 

@@ -81,7 +81,7 @@ int lane_add_counts(struct lane_batch *b, int32_t sub, int32_t delivered, int32_
                     int32_t spilled) MUSTCHECK;
 /* An undecided transaction whose first check is due at `due_us`. DO NOTHING if there is a row. */
 int lane_add_check(struct lane_batch *b, const struct uuid *tx, const char *producer, int64_t due_us) MUSTCHECK;
-/* End of a claimed check that brought no decision, by token: next due in `due_in_ms`, counts as they are now; stuck moves it to STUCK. */
+/* End of a claimed check that brought no decision, by token: next due in `due_in_ms`, counts as they are now; stuck moves it to STUCK, since its due. */
 struct check_finish {
     struct uuid tx;
     int32_t token;

@@ -258,6 +258,8 @@ static int put_tx(struct view_tx_req *q, const PGresult *res, int from, int to) 
     t->decision_us = pg_get_time_us(res, from, COL_DECIDED);
     if (t->state == TX_PREPARED)
         t->next_check_us = pg_get_time_us(res, from, COL_DUE);
+    else if (t->state == TX_STUCK)
+        t->stuck_us = pg_get_time_us(res, from, COL_DUE);
     t->checks = pg_get_int32(res, from, COL_TRIES);
     t->unknowns = pg_get_int32(res, from, COL_UNKNOWNS);
     return q->q.code;

@@ -46,7 +46,7 @@ struct view_tx {
     enum tx_decision decision;
     enum tx_origin origin;
     const char *producer, *business_key, *actor, *reason, *check_error; /* "" = none */
-    int64_t prepare_us, decision_us, next_check_us;
+    int64_t prepare_us, decision_us, next_check_us, stuck_us;           /* 0 = none */
     int32_t checks, unknowns;
     const struct view_message *messages;
     size_t messages_n;
@@ -149,7 +149,8 @@ int view_dead_act_keys(struct pg_conn *c, enum view_dead_act act, const struct d
 struct view_audit {
     int64_t id, at_us;
     const char *actor, *act, *object, *reason,
-        *detail; /* "" = none; detail: {"before": .., "after": ..}, cut at 16 KiB */
+        *detail;   /* "" = none; detail: {"before": .., "after": ..}, cut at 16 KiB */
+    int64_t count; /* of things that it changed */
 };
 struct view_audit_filter {
     const char *actor, *act, *object;

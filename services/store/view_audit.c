@@ -6,7 +6,9 @@ enum { DETAIL_MAX = 16384 };
 static const char list_sql[] =
     "SELECT id, at, actor, act, object, coalesce(reason, ''),"
     " CASE WHEN before IS NULL AND after IS NULL THEN '' ELSE"
-    " left(jsonb_strip_nulls(jsonb_build_object('before', before, 'after', after))::text, $7::int4) END"
+    " left(jsonb_strip_nulls(jsonb_build_object('before', before, 'after', after))::text, $7::int4) END,"
+    /* Bulk acts alone write a count; what they act on has no such member. */
+    " CASE WHEN jsonb_typeof(after->'count') = 'number' THEN (after->>'count')::int8 ELSE 1 END"
     " FROM audit WHERE ($1::int8 = 0 OR id < $1::int8) AND ($2::text IS NULL OR actor = $2::text)"
     " AND ($3::text IS NULL OR act = $3::text) AND ($4::text IS NULL OR object = $4::text)"
     " AND ($5::timestamptz IS NULL OR at >= $5::timestamptz) AND ($6::timestamptz IS NULL OR at < $6::timestamptz)"
@@ -36,7 +38,8 @@ static void on_listed(void *arg, PGresult *res, const struct pg_error *err) {
                                       .act = text(res, row, 3),
                                       .object = text(res, row, 4),
                                       .reason = text(res, row, 5),
-                                      .detail = text(res, row, 6)};
+                                      .detail = text(res, row, 6),
+                                      .count = pg_get_int64(res, row, 7)};
     }
     q->fn(q->arg, code, rows, code == 0 ? n : 0);
 }

@@ -212,6 +212,27 @@ class TestStuck:
         client.cancel(stuck)
         wait_until(lambda: stuck not in self.listed(world), 10, "a decided transaction leaves the list")
 
+    def test_since_when(self, world, client, topic, stuck):
+        """The same time everywhere, that of the check that made it so; none before, and none when it is decided."""
+        view = client.get(stuck)
+        since = view.checks.stuck_time
+        assert since.ToNanoseconds() > 0 and since == view.checks.history[-1].end_time
+        assert not view.checks.HasField("next_check_time")
+        page = client.admin.ListStuck(admin_pb2.ListStuckRequest(filter={"producer": "shop"}, page_size=1000), timeout=30)
+        assert [s.stuck_time for s in page.stuck if s.transaction.transaction_id == stuck] == [since]
+        listed = {t.transaction_id: t.checks for t in client.list(producer="shop", page_size=1000).transactions}
+        assert listed[stuck].stuck_time == since
+        minute = since.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")
+        assert f"{minute}" in next(line for line in world.ctl("show", stuck).splitlines() if "stuck: 2 checks" in line)
+        assert "STUCK SINCE" in world.ctl("stuck", "list") and f"stuck since    {minute}" in world.ctl("get", stuck)
+        row = next(line for line in world.ctl("stuck", "list").splitlines() if stuck in line)
+        assert minute in row
+        waiting = prepare(client, topic, check_after=60)
+        assert not client.get(waiting).checks.HasField("stuck_time")
+        for tx in (stuck, waiting):
+            client.cancel(tx)
+        assert not client.get(stuck).checks.HasField("stuck_time")
+
     @pytest.mark.parametrize("decision, state", [("committed", CONFIRMED), ("rolled_back", CANCELLED)])
     def test_resolved(self, world, client, sink, stuck, decision, state):
         resolve = ("stuck", "resolve", stuck, "--decision", decision, "--reason", "asked the shop", "--actor", "ann")
@@ -260,6 +281,8 @@ class TestStuck:
         assert client.get(mine[0]).state == CONFIRMED and client.get(beside).state == STUCK
         assert world.sql("SELECT actor, object, after->>'count' FROM audit WHERE act = 'stuck.recheck'") == [
             ("bob", "twin", "11")]
+        entry, = client.admin.ListAudit(admin_pb2.ListAuditRequest(action="stuck.recheck", target="twin"), timeout=30).entries
+        assert entry.count == 11
         client.cancel(beside)
 
     def test_recheck_starts_from_nothing(self, world, client, endpoint, topic, stuck):

@@ -78,6 +78,8 @@ def test_discard_by_name(world, client, place):
     (actor, reason, before, after), = world.sql(
         "SELECT actor, reason, before, after FROM audit WHERE act = 'dead.discard' AND object = %s", name)
     assert (actor, reason, before["state"], before["class"], after) == ("ann", "paid in cash", "DEAD", "permanent", {"state": "DISCARDED"})
+    entry, = client.admin.ListAudit(admin_pb2.ListAuditRequest(target=name), timeout=30).entries
+    assert (entry.action, entry.count) == ("dead.discard", 1)
     assert len(sink.of(tx)) == 1
 
 
@@ -117,6 +119,10 @@ def test_pieces_at_a_rate(world, client, place):
     assert time.monotonic() - began >= 2
     sizes = [after["count"] for after, in world.sql("SELECT after FROM audit WHERE act = 'dead.redrive' AND object = %s ORDER BY id", topic)]
     assert sizes == [20, 20, 10]
+    entries = client.admin.ListAudit(admin_pb2.ListAuditRequest(action="dead.redrive", target=topic), timeout=30).entries
+    assert [e.count for e in entries] == [10, 20, 20], "newest first"
+    assert [line.split()[4] for line in world.ctl("audit", "--target", topic).splitlines()] == ["COUNT", "10", "20", "20"] or \
+        world.ctl("audit", "--target", topic)
     wait_until(lambda: counters(world, topic)["delivered"] == 50, 30, "all are delivered")
     for rate in (-1, 10001):
         with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
