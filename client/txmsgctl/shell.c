@@ -60,7 +60,7 @@ static void put_first_words(void) {
 
 static void bash(void) {
     puts("_txmsgctl() {\n"
-         "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} said=\"\" next=\"\" i\n"
+         "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} said=\"\" next=\"\" i IFS=$'\\n'\n"
          "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
          "        case ${COMP_WORDS[i]} in");
     printf("        ");
@@ -76,7 +76,7 @@ static void bash(void) {
     printf("    ");
     put_patterns(true);
     puts(")\n"
-         "        mapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n"
+         "        COMPREPLY=($(compgen -f -- \"$cur\"))\n"
          "        return\n"
          "        ;;");
     printf("    ");
@@ -100,7 +100,7 @@ static void bash(void) {
     EACH_OPTION(o, ctl_global_options)
     printf(" %s", o->name);
     puts("\"\n"
-         "    mapfile -t COMPREPLY < <(compgen -W \"$next\" -- \"$cur\")\n"
+         "    COMPREPLY=($(IFS=' ' && compgen -W \"$next\" -- \"$cur\"))\n"
          "}\n"
          "complete -F _txmsgctl txmsgctl");
 }
@@ -108,6 +108,8 @@ static void bash(void) {
 static void zsh(void) {
     puts("#compdef txmsgctl\nautoload -U +X bashcompinit && bashcompinit");
     bash();
+    /* As a file of $fpath it is run by the first completion itself. */
+    puts("(( ${+compstate} )) && _bash_complete -F _txmsgctl\ntrue");
 }
 
 /* --- fish --- */

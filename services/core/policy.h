@@ -126,6 +126,12 @@ int topology_add_producer(struct topology *t, const char *name, const json_t *sp
 int topology_add_sub(struct topology *t, int32_t id, const char *name, const json_t *spec, struct errmsg *e) MUSTCHECK;
 void topology_pause_sub(struct topology *t, int32_t id); /* before anybody shares the snapshot */
 
+/*
+ * Is `s` no secret of Standard Webhooks ("whsec_" and the base64 of 16 to 64 bytes, or empty = none)? *ret is NULL, or what is wrong, to be put
+ * behind a name; it never quotes. 0, or -ENOMEM.
+ */
+int secret_wrong(const char *s, const char **ret) MUSTCHECK;
+
 const struct topic_conf *topology_topic(const struct topology *t, struct bytes name);       /* NULL = unknown */
 const struct producer_conf *topology_producer(const struct topology *t, struct bytes name); /* NULL = unknown */
 const struct sub_conf *topology_sub(const struct topology *t, int32_t id);                  /* NULL = unknown */

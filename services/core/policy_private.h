@@ -24,4 +24,3 @@ const char *url_wrong_endpoint(const char *s); /* of a check: http(s), or grpc:/
 const char *url_wrong_grpc(const char *s);     /* grpc:// */
 const char *url_wrong_http(const char *s);
 const char *url_wrong_amqp(const char *s);
-int secret_wrong(const char *s, const char **ret) MUSTCHECK; /* 0, or -ENOMEM */

@@ -4,6 +4,7 @@
 #include "webclient/guard.h"
 
 #include "base/log.h"
+#include "core/policy.h"
 
 #define WEB_ALLOW "127.0.0.0/8, ::1, 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, fc00::/7"
 #define O(name, type, def, min, max, member, help)                                                                     \
@@ -124,7 +125,8 @@ const struct conf_option config_options[] = {
     O("alerts.url", CONF_STR, NULL, 0, 0, alert_url,
       "Where to POST when a subscription has dead letters or a producer stuck transactions; without it the log says "
       "so."),
-    {"alerts.secret", CONF_STR, NULL, 0, 0, true, "Signs these requests as Standard Webhooks: `whsec_` and base64.",
+    {"alerts.secret", CONF_STR, NULL, 0, 0, true,
+     "Signs these requests as Standard Webhooks: `whsec_` and the base64 of 16 to 64 bytes.",
      offsetof(struct config, alert_secret), false},
     O("alerts.digest", CONF_DURATION_MS, "1h", 100, 2592000000, alert_digest_ms,
       "How often it is told again while it lasts."),
@@ -168,8 +170,11 @@ int config_check(const struct config *c, struct errmsg *e) {
                        (long long)c->retention_ms / 1000, (long long)c->id_past_ms / 1000);
     if (*c->alert_url && strncmp(c->alert_url, "http://", 7) != 0 && strncmp(c->alert_url, "https://", 8) != 0)
         return err_set(e, -EINVAL, "alerts.url must begin with http:// or https://");
-    if (*c->alert_secret && strncmp(c->alert_secret, "whsec_", 6) != 0)
-        return err_set(e, -EINVAL, "alerts.secret must be whsec_ and base64");
+    const char *wrong;
+    if (secret_wrong(c->alert_secret, &wrong) < 0)
+        return err_set(e, -ENOMEM, "out of memory");
+    if (wrong)
+        return err_set(e, -EINVAL, "alerts.secret %s", wrong);
     return log_check_levels(c->log_level, e);
 }
 

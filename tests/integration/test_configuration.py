@@ -120,6 +120,18 @@ def test_check_config(tmp_path):
     assert run("--check-config", "--config", config).returncode == 2
 
 
+@pytest.mark.parametrize("secret", ["whsec_", "whsec_no base64!", "whsec_c2hvcnQ=", "MDEyMzQ1Njc4OWFiY2RlZg=="])
+def test_secret_that_signs_nothing_is_refused_at_once(tmp_path, secret):
+    """Of alerts: at the start and by --check-config, not at the first notice; the text does not quote it."""
+    config = tmp_path / "c.yaml"
+    config.write_text(f"dsn: host=127.0.0.1 port=1\nalerts: {{url: 'http://127.0.0.1:1/', secret: '{secret}'}}\n")
+    for words in (["--check-config"], []):
+        done = run("--config", config, *words)
+        assert done.returncode == 2 and "alerts.secret must be" in done.stderr and (secret == "whsec_" or secret not in done.stderr)
+    config.write_text("dsn: host=127.0.0.1 port=1\nalerts: {secret: 'whsec_MDEyMzQ1Njc4OWFiY2RlZg=='}\n")
+    assert run("--config", config, "--check-config").returncode == 0
+
+
 def test_show_config(tmp_path):
     """Each value with its source; a secret is masked wherever it comes from."""
     config, secret = tmp_path / "c.yaml", tmp_path / "dsn"

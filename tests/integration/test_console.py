@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import select
 import shutil
 import subprocess
 
@@ -157,6 +158,58 @@ def test_completion_in_bash(world, tmp_path):
     assert complete(script, "list", "--producer", "") == set()
     (tmp_path / "topology.yaml").write_text("")
     assert complete(script, "apply", "-f", f"{tmp_path}/topo") == {f"{tmp_path}/topology.yaml"}
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="zsh is not there")
+def test_completion_in_zsh(world, tmp_path):
+    """A person at a terminal: what the tab key makes of a line."""
+    (tmp_path / "_txmsgctl").write_text(world.ctl("completion", "zsh"))
+    (tmp_path / "topology.yaml").write_text("")
+    (tmp_path / ".zshrc").write_text(
+        f"fpath=({tmp_path} $fpath)\nautoload -U compinit && compinit -D -u\nunsetopt BEEP PROMPT_SP\nPS1='ready> '\n"
+        "bindkey -e\ntxmsgctl() { print -r -- \"said: $*.\" }\n")
+    master, terminal = pty.openpty()
+    shell = subprocess.Popen(["zsh", "-i"], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True, cwd=tmp_path,
+                             env=clean_environment({"ZDOTDIR": str(tmp_path), "HOME": str(tmp_path), "TERM": "dumb"}))
+    os.close(terminal)
+    shown = b""
+
+    def until(text):
+        nonlocal shown
+        while text not in shown:
+            assert select.select([master], [], [], 60)[0], f"no {text} in {shown}"
+            shown += os.read(master, 65536)
+        _, shown = shown.split(text, 1)
+
+    try:
+        for typed, meant in (("txmsgctl stuck reso", "stuck resolve"), ("txmsgctl comple", "completion"), ("txmsgctl list --busin", "list --business-key"),
+                             ("txmsgctl delete subscr", "delete subscription"), ("txmsgctl --server x:1 dead li", "--server x:1 dead list"),
+                             ("txmsgctl apply -f topo", "apply -f topology.yaml")):
+            until(b"ready> ")
+            os.write(master, f"{typed}\t\r".encode())
+            until(f"said: {meant}".encode())
+    finally:
+        os.close(master) # the end of its terminal is the end of it
+        shell.wait(60)
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="fish is not there")
+def test_completion_in_fish(world, tmp_path):
+    script = tmp_path / "txmsgctl.fish"
+    script.write_text(world.ctl("completion", "fish"))
+    (tmp_path / "topology.yaml").write_text("")
+
+    def offered(line):
+        done = subprocess.run(["fish", "--no-config", "-c", f"source {script}; complete -C '{line}'"], capture_output=True, text=True, timeout=60,
+                              check=True, cwd=tmp_path, env=clean_environment({"HOME": str(tmp_path)}))
+        assert not done.stderr
+        return {row.split("\t")[0] for row in done.stdout.splitlines()}
+
+    assert {line.split()[0] for line in commands(world)} <= offered("txmsgctl ")
+    assert {"list", "show", "redrive"} <= offered("txmsgctl dead ") and "list" not in offered("txmsgctl ")  - {"list"}
+    assert {"--producer", "--state", "--json", "--server"} <= offered("txmsgctl list --")
+    assert "topology.yaml" in offered("txmsgctl apply -f topo")
+    assert offered("txmsgctl list --producer ") == set()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
