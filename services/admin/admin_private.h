@@ -21,6 +21,8 @@ struct admin_service {
     struct mailbox *jobs;
     struct reader *reader;
     struct lane *lane;
+    admin_reach_fn *reach;
+    void *reach_arg;
     struct list pausing; /* acts on dead letters that keep to their rate */
     struct rpc_method methods[32];
     size_t methods_n;
@@ -93,6 +95,13 @@ bool dead_set_filter(struct rpc_call *call, const Txmsg__V1__DeadLetterFilter *i
 int dead_parse_name(struct arena *a, const char *name, struct dead_key *ret) MUSTCHECK;
 Txmsg__V1__DeadLetter *dead_letter_of(struct arena *a, const struct view_dead *d, bool body) MUSTCHECK;
 void dead_acts_stop(struct admin_service *s); /* the loop ends: acts that pause are answered with what they have done */
+
+/*
+ * probe.c: connects to the endpoints of what `changes` (of `objects`, in their order) makes new or different, then fills the response and
+ * ends the job. Neither array is kept.
+ */
+void admin_probe(struct job *j, Txmsg__V1__ApplyTopologyResponse *resp, const struct topo_object *objects,
+                 const struct topo_change *changes, size_t n);
 
 /* topology.c: the stored object as its message of the contract, secrets masked; NULL = out of memory */
 ProtobufCMessage *admin_object(struct arena *a, const struct topo_object *o);

@@ -177,6 +177,11 @@ int admin_service_new(struct store *s, const struct limits *l, void (*applied)(v
     return 0;
 }
 
+void admin_service_reach(struct admin_service *a, admin_reach_fn *fn, void *arg) {
+    a->reach = fn;
+    a->reach_arg = arg;
+}
+
 void admin_service_free(struct admin_service *a) {
     mem_free(a);
 }

@@ -15,7 +15,7 @@ struct apply {
     struct topo_object *objects;
     bool masked; /* some object holds "***" */
     size_t objects_n;
-    bool validate_only, prune;
+    bool validate_only, prune, probe;
     const char *actor;
 };
 
@@ -139,6 +139,10 @@ static void on_applied(void *arg, int code, const char *why, const struct topo_c
         }
         if (!j->validate_only && j->job.service->applied)
             j->job.service->applied(j->job.service->arg);
+        if (ok && j->probe) {
+            admin_probe(&j->job, resp, j->objects, changes, j->objects_n);
+            return;
+        }
     }
     job_done(&j->job);
 }
@@ -225,6 +229,10 @@ void admin_apply(struct rpc_call *call, void *service) {
     const Txmsg__V1__Topology *t = q->topology;
     struct arena *a = rpc_call_arena(call);
     size_t n = t ? t->n_topics + t->n_producers + t->n_subscriptions : 0;
+    if (q->probe && !q->validate_only) {
+        call_refuse(call, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "probe", "needs validate_only");
+        return;
+    }
     if (n > OBJECTS_MAX) {
         call_refuse(call, RPC_INVALID_ARGUMENT, "INVALID_FIELD", "topology", "has more than 10000 objects");
         return;
@@ -257,6 +265,7 @@ void admin_apply(struct rpc_call *call, void *service) {
         j->masked |= strstr(o[i].spec, "***") != NULL;
     j->validate_only = q->validate_only;
     j->prune = q->prune;
+    j->probe = q->probe;
     j->actor = *q->actor ? q->actor : "rpc";
     job_start(&j->job);
 }

@@ -2,7 +2,7 @@
  * Every address becomes 16 bytes first, IPv4 in its mapped form, and is looked up in two tables of networks. A form that
  * carries IPv4 is turned into that IPv4 before, so that there is no second way to write 169.254.169.254.
  */
-#include "webclient/guard.h"
+#include "base/guard.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -135,11 +135,27 @@ const char *guard_refuses(const struct guard *g, const struct sockaddr *to) {
     return what;
 }
 
-void guard_print(const struct sockaddr *to, char out[GUARD_TEXT]) {
-    const void *a = to->sa_family == AF_INET6
-                        ? (const void *)&((const struct sockaddr_in6 *)(const void *)to)->sin6_addr
-                        : (const void *)&((const struct sockaddr_in *)(const void *)to)->sin_addr;
+bool guard_allows(const struct guard *g, const struct sockaddr *to, char why[GUARD_TEXT]) {
+    const char *what = guard_refuses(g, to);
+    char text[LOOKUP_TEXT];
 
-    if (!inet_ntop(to->sa_family, a, out, GUARD_TEXT))
-        snprintf(out, GUARD_TEXT, "?");
+    if (!what)
+        return true;
+    lookup_print(to, text);
+    snprintf(why, GUARD_TEXT, "address %s is %s: not allowed", text, what);
+    return false;
+}
+
+int guard_keep(const struct guard *g, struct lookup *l, struct errmsg *e) {
+    char why[GUARD_TEXT], first[GUARD_TEXT] = "";
+    int kept = 0;
+
+    for (int i = 0; i < l->n; i++) {
+        if (guard_allows(g, (const struct sockaddr *)&l->list[i], why))
+            l->list[kept++] = l->list[i];
+        else if (!*first)
+            memcpy(first, why, sizeof(first));
+    }
+    l->n = kept;
+    return kept ? 0 : err_set(e, -EACCES, "%s", first);
 }

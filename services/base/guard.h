@@ -7,10 +7,9 @@
  */
 #pragma once
 
-#include "base/bytes.h"
+#include "base/lookup.h"
 
-struct sockaddr;
-enum { GUARD_NETS_MAX = 64, GUARD_TEXT = 64 };
+enum { GUARD_NETS_MAX = 64, GUARD_TEXT = 128 };
 struct guard {
     struct guard_net {
         uint8_t address[16]; /* IPv4 as ::ffff:a.b.c.d */
@@ -23,5 +22,7 @@ struct guard {
 int guard_parse(const char *list, struct guard *ret, struct errmsg *e) MUSTCHECK;
 /* NULL = allowed; else why not, for people. */
 const char *guard_refuses(const struct guard *g, const struct sockaddr *to);
-/* The address as text into out. */
-void guard_print(const struct sockaddr *to, char out[GUARD_TEXT]);
+/* False: *why says it, "address 127.0.0.1 is loopback: not allowed". */
+bool guard_allows(const struct guard *g, const struct sockaddr *to, char why[GUARD_TEXT]) MUSTCHECK;
+/* Leaves those that may be connected to, in their order. -EACCES: there is none; *e says it of the first. */
+int guard_keep(const struct guard *g, struct lookup *l, struct errmsg *e) MUSTCHECK;

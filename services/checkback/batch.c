@@ -13,7 +13,7 @@
 
 #include "txmsg/v1/check_service.pb-c.h"
 
-enum { BATCH_MAX = 100, TARGET_MAX = 2100 };
+enum { BATCH_MAX = 100 };
 
 struct batch {
     struct list link; /* of asker->batches */
@@ -145,8 +145,7 @@ static int call(struct asker *a, struct batch *b) {
     const struct check *first = b->checks[0];
     Txmsg__V1__CheckRequest *requests[BATCH_MAX];
     Txmsg__V1__CheckBatchRequest batch;
-    char target[TARGET_MAX];
-    struct rpc_call_request r = {.target = target,
+    struct rpc_call_request r = {.target = first->policy->endpoints[b->endpoint] + strlen(POLICY_GRPC),
                                  .timeout_ms = first->policy->timeout_ms,
                                  .path = "/txmsg.v1.CheckService/Check",
                                  .request = &first->message->base,
@@ -154,8 +153,6 @@ static int call(struct asker *a, struct batch *b) {
                                  .done = on_done,
                                  .arg = b};
 
-    /* With the scheme, for a host may be called like a scheme of core's. */
-    snprintf(target, sizeof(target), "dns:///%s", first->policy->endpoints[b->endpoint] + strlen(POLICY_GRPC));
     if (!b->single) {
         for (size_t i = 0; i < b->n; i++)
             requests[i] = b->checks[i]->message;

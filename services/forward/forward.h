@@ -10,6 +10,7 @@
 #include "store/read.h"
 
 struct webclient;
+struct guard;
 struct rpc_caller;
 struct forward;
 struct forward_options {
@@ -19,6 +20,7 @@ struct forward_options {
     int64_t retry_poll_ms; /* how often due retries are looked for; default 200 */
     int spill_limit; /* rows in delivery_due of one subscription by this worker until its cursor parks; default 10000 */
     struct rpc_caller *caller; /* of gRPC sinks; outlives the forwarder. NULL = such sinks cannot be made */
+    const struct guard *guard; /* of RabbitMQ sinks; likewise. NULL = public addresses only */
 };
 int forward_new(struct loop *l, struct store *s, struct reader *r, struct webclient *w, const struct forward_options *o,
                 struct forward **ret) MUSTCHECK;

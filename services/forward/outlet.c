@@ -30,8 +30,12 @@ static void on_ready(void *arg) {
 
 static void make_sink(struct outlet *o, struct topology *t, const struct sub_conf *conf) {
     struct forward_env *env = o->env;
-    struct sink_env se = {
-        .loop = env->loop, .web = env->web, .caller = env->o.caller, .store = env->store, .sub = conf};
+    struct sink_env se = {.loop = env->loop,
+                          .web = env->web,
+                          .caller = env->o.caller,
+                          .guard = env->o.guard,
+                          .store = env->store,
+                          .sub = conf};
     struct sink_owner owner = {.done = on_done, .ready = on_ready, .arg = o};
     struct errmsg e = ERRMSG_NULL;
 

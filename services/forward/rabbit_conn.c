@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "forward/event.h"
+#include "forward/rabbit_dial.h"
 
 #include <amqp.h>
 #include <amqp_framing.h>
@@ -36,10 +37,13 @@ struct rabbit_conn {
 
 /* --- the target --- */
 
-int rabbit_target_init(struct rabbit_target *t, const struct sub_conf *sub, struct errmsg *e) {
+int rabbit_target_init(struct rabbit_target *t, const struct sub_conf *sub, const struct guard *guard,
+                       struct errmsg *e) {
     struct amqp_connection_info info;
 
     *t = (struct rabbit_target){.timeout_ms = sub->sink.rabbitmq.timeout_ms};
+    if (guard)
+        t->guard = *guard;
     t->url = mem_strdup(sub->sink.rabbitmq.url);
     t->exchange = mem_strdup(sub->sink.rabbitmq.exchange ? sub->sink.rabbitmq.exchange : "");
     t->routing_key = mem_strdup(sub->sink.rabbitmq.routing_key ? sub->sink.rabbitmq.routing_key : "");
@@ -147,13 +151,16 @@ static int open_all(struct rabbit_conn *c, struct errmsg *e) {
     int64_t ms = MAX(MIN(c->target->timeout_ms, (int64_t)RABBIT_OPEN_MAX_MS), (int64_t)500);
     struct timeval tv = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
     amqp_socket_t *s = make_socket(c);
+    struct rabbit_dial dial;
 
     if (!s)
         return err_set(e, -EIO, "no socket, or the CA certificates cannot be read");
+    rabbit_dial_begin(&dial, &c->target->guard);
     int r = amqp_socket_open_noblock(s, c->target->host, c->target->port, &tv);
+    rabbit_dial_end();
     if (r != AMQP_STATUS_OK)
         return err_set(e, -ECONNREFUSED, "connect to %s:%d: %s", c->target->host, c->target->port,
-                       amqp_error_string2(r));
+                       dial.refused[0] ? dial.refused : amqp_error_string2(r));
     amqp_set_handshake_timeout(c->amqp, &tv);
     amqp_set_rpc_timeout(c->amqp, &tv);
     r = reply_error(login(c), "log in", e);
@@ -183,6 +190,16 @@ int rabbit_conn_open(const struct rabbit_target *t, struct rabbit_conn **ret, st
     }
     *ret = c;
     return 0;
+}
+
+int rabbit_conn_look(struct rabbit_conn *c, struct errmsg *e) {
+    const char *name = c->target->exchange;
+
+    if (!*name) /* the default one, which cannot be asked for */
+        return 0;
+    amqp_exchange_declare(c->amqp, CHANNEL, amqp_cstring_bytes(name), amqp_cstring_bytes("direct"), 1, 0, 0, 0,
+                          amqp_empty_table);
+    return reply_error(amqp_get_rpc_reply(c->amqp), "exchange", e);
 }
 
 void rabbit_conn_close(struct rabbit_conn *c, bool polite) {

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "base/guard.h"
 #include "forward/sink.h"
 
 struct rabbit_conn;
@@ -17,15 +18,19 @@ struct rabbit_target {
     char *exchange, *routing_key;
     char *subscription; /* the connection's name for the broker's operators */
     int64_t timeout_ms;
+    struct guard guard;
 };
-/* Copies what it needs. -EINVAL and *e: no such URL. */
-int rabbit_target_init(struct rabbit_target *t, const struct sub_conf *sub, struct errmsg *e) MUSTCHECK;
+/* Copies what it needs; guard NULL = none. -EINVAL and *e: no such URL. */
+int rabbit_target_init(struct rabbit_target *t, const struct sub_conf *sub, const struct guard *guard, struct errmsg *e)
+    MUSTCHECK;
 void rabbit_target_deinit(struct rabbit_target *t);
 
 enum { RABBIT_HEARTBEAT_S = 10, RABBIT_OPEN_MAX_MS = 5000 };
 
 /* Resolves, connects, logs in, opens a confirming channel; blocks for some RABBIT_OPEN_MAX_MS. Negative and *e. */
 int rabbit_conn_open(const struct rabbit_target *t, struct rabbit_conn **ret, struct errmsg *e) MUSTCHECK;
+/* Is the exchange there? Blocks as opening does; a connection that says no is good for nothing more. Negative and *e. */
+int rabbit_conn_look(struct rabbit_conn *c, struct errmsg *e) MUSTCHECK;
 /* polite: says goodbye first. NULL allowed */
 void rabbit_conn_close(struct rabbit_conn *c, bool polite);
 int rabbit_conn_fd(const struct rabbit_conn *c);

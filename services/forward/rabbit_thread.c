@@ -40,7 +40,8 @@ struct rabbit_work {
 
 /* --- the shared part --- */
 
-int rabbit_shared_new(const struct sub_conf *sub, struct rabbit_shared **ret, struct errmsg *e) {
+int rabbit_shared_new(const struct sub_conf *sub, const struct guard *guard, struct rabbit_shared **ret,
+                      struct errmsg *e) {
     struct rabbit_shared *s = mem_zalloc(sizeof(*s));
     pthread_condattr_t attr;
 
@@ -57,7 +58,7 @@ int rabbit_shared_new(const struct sub_conf *sub, struct rabbit_shared **ret, st
     s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     s->work = mem_zalloc(sizeof(*s->work));
     int r = s->wake_fd < 0 || !s->work ? err_set(e, -ENOMEM, "out of memory or descriptors")
-                                       : rabbit_target_init(&s->target, sub, e);
+                                       : rabbit_target_init(&s->target, sub, guard, e);
     if (r < 0) {
         rabbit_shared_free(s);
         return r;

@@ -31,7 +31,8 @@ struct rabbit_shared {
     bool blocked;              /* by the broker: why nothing is sent */
 };
 
-int rabbit_shared_new(const struct sub_conf *sub, struct rabbit_shared **ret, struct errmsg *e) MUSTCHECK;
+int rabbit_shared_new(const struct sub_conf *sub, const struct guard *guard, struct rabbit_shared **ret,
+                      struct errmsg *e) MUSTCHECK;
 void rabbit_shared_free(struct rabbit_shared *s); /* NULL allowed */
 /* @thread any */
 void rabbit_wake(struct rabbit_shared *s);

@@ -18,6 +18,7 @@
 #include "core/tx.h"
 #include "loop/loop.h"
 
+struct guard;
 struct store;
 struct webclient;
 struct rpc_caller;
@@ -94,6 +95,7 @@ struct sink_env {
     struct loop *loop;
     struct webclient *web;
     struct rpc_caller *caller; /* NULL = no gRPC sink */
+    const struct guard *guard; /* of connections that neither of them makes; NULL = public addresses only */
     const struct store *store; /* its clock stamps signatures; NULL = this machine's */
     const struct sub_conf *sub;
 };

@@ -21,7 +21,6 @@ enum {
     CALL_BYTES = 4096,     /* what a call costs beside its message, about */
     ARENA_BYTES = 1 << 20, /* pointers and headers of one request, without its body */
     READY_AGAIN_MS = 20,
-    TARGET_MAX = 2100,
 };
 
 /* How calls come back. */
@@ -96,18 +95,15 @@ static void on_outcome(void *arg, const struct rpc_outcome *o) {
 /* As rpc_caller_call(). */
 static int call_start(struct grpc_sink *s, struct grpc_call *c) {
     uint64_t now_ns = clock_mono_ns();
-    char target[TARGET_MAX];
     struct arena a;
     struct event ev;
     int r = -ENOMEM;
 
-    /* With the scheme, for a host may be called like a scheme of core's. */
-    snprintf(target, sizeof(target), "dns:///%s", s->sub->sink.grpc.endpoints[c->endpoint] + strlen(POLICY_GRPC));
     event_of(c->delivery, &ev);
     arena_init(&a, ARENA_BYTES);
     const Txmsg__V1__DeliverRequest *m = grpc_request(&a, c->delivery, s->sub->name);
     if (m) {
-        struct rpc_call_request q = {.target = target,
+        struct rpc_call_request q = {.target = s->sub->sink.grpc.endpoints[c->endpoint] + strlen(POLICY_GRPC),
                                      .path = "/txmsg.v1.ConsumerService/Deliver",
                                      .request = &m->base,
                                      .response = &txmsg__v1__deliver_response__descriptor,

@@ -197,7 +197,7 @@ static int build(struct rabbit_sink *s, const struct sink_env *env, struct errms
         r = mailbox_new(env->loop, 2 * RABBIT_UNCONFIRMED_MAX, on_back, s, &s->back);
     if (r < 0)
         return err_set(e, r, "%s", err_text(r));
-    r = rabbit_shared_new(env->sub, &s->shared, e);
+    r = rabbit_shared_new(env->sub, env->guard, &s->shared, e);
     if (r < 0)
         return r;
     s->shared->back = s->back;

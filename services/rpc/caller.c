@@ -1,7 +1,8 @@
 /*
  * Calls are started on the thread of whoever asks, which core allows, and end on ours. A call owns everything that its
  * one batch points to, and dies with it; it holds its channel. Channels without calls stay for the next one until there
- * are too many; then the one that was not used for longest goes. If all are in use the call is refused.
+ * are too many; then the one that was not used for longest goes. If all are in use the call is refused. The first call
+ * to a name waits here until it was looked up (channels.c); the thread looks each tick whether its time is over.
  *
  * The lock guards channels and the list of calls; no callback runs under it. `live` counts calls whose batch is out, so
  * that the queue is shut down only when nothing will be started on it.
@@ -11,7 +12,8 @@
  */
 #include "rpc/caller.h"
 
-#include "rpc/credentials.h"
+#include "base/clock.h"
+#include "rpc/channels.h"
 #include "rpc/crossing.h"
 #include "rpc/exchange.h"
 #include "rpc/library.h"
@@ -23,18 +25,7 @@
 #include <pthread.h>
 #include <signal.h>
 
-/*
- * A connection whose other end vanished without a word ends when what was sent is not acknowledged for so long: with these core
- * sets TCP_USER_TIMEOUT. Its own pings are as rare as servers allow by default, for they end connections of those who ping more.
- */
-enum { BACKOFF_MIN_MS = 100, BACKOFF_MAX_MS = 5000, CONNECT_MS = 5000, PING_MS = 310000, PING_TIMEOUT_MS = 20000 };
-
-struct channel {
-    struct list link; /* of caller->channels, the last used first */
-    grpc_channel *core;
-    int calls;
-    char target[];
-};
+enum { TICK_MS = 100 };
 
 struct rpc_caller {
     struct rpc_caller_options o;
@@ -45,8 +36,10 @@ struct rpc_caller {
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* live, or closing */
-    struct list channels, calls;
-    int channels_n, live;
+    struct channels channels;
+    struct list calls;
+    int live, waiting; /* on core; for a name */
+    uint64_t looked_ns;
     bool stopped, closing;
 };
 
@@ -55,6 +48,10 @@ struct calling {
     struct list link;
     struct rpc_caller *caller;
     struct channel *channel;
+    struct line *line; /* NULL = it waits for one */
+    grpc_slice path;
+    uint64_t deadline_ns;
+    bool cancelled;
     const ProtobufCMessageDescriptor *descriptor;
     void (*done)(void *arg, const struct rpc_outcome *o);
     void *arg;
@@ -62,77 +59,6 @@ struct calling {
     struct exchange exchange;
     grpc_metadata metadata[RPC_CALL_METADATA];
 };
-
-/* --- channels. @locks lock --- */
-
-static grpc_arg int_arg(const char *key, int64_t value) {
-    return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = (int)value};
-}
-
-static struct channel *channel_open(struct rpc_caller *c, const char *target) {
-    size_t n = strlen(target) + 1;
-    struct channel *ch = mem_zalloc(sizeof(*ch) + n);
-    grpc_arg args[] = {
-        int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, c->o.receive_bytes),
-        int_arg(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
-        int_arg(GRPC_ARG_ENABLE_RETRIES, 0), /* the check is asked again by its own rules */
-        int_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, BACKOFF_MIN_MS),
-        int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_MS),
-        int_arg(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, BACKOFF_MAX_MS),
-        int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, PING_MS),
-        int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, PING_TIMEOUT_MS),
-        int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
-    };
-    grpc_channel_credentials *creds;
-
-    if (!ch)
-        return NULL;
-    memcpy(ch->target, target, n);
-    creds = credentials_client();
-    ch->core = grpc_channel_create(target, creds, &(grpc_channel_args){.num_args = ARRAY_LEN(args), .args = args});
-    grpc_channel_credentials_release(creds);
-    list_add_head(&c->channels, &ch->link);
-    c->channels_n++;
-    return ch;
-}
-
-static void channel_close(struct rpc_caller *c, struct channel *ch) {
-    list_del(&ch->link);
-    c->channels_n--;
-    grpc_channel_destroy(ch->core);
-    mem_free(ch);
-}
-
-/* False: all are in use. */
-static bool make_room(struct rpc_caller *c) {
-    if (c->channels_n < c->o.targets)
-        return true;
-    for (struct list *e = c->channels.prev; e != &c->channels; e = e->prev) {
-        struct channel *ch = LIST_ENTRY(e, struct channel, link);
-        if (ch->calls == 0) {
-            channel_close(c, ch);
-            return true;
-        }
-    }
-    return false;
-}
-
-/* 0, 1 = too many, -ENOMEM. */
-static int channel_of(struct rpc_caller *c, const char *target, struct channel **ret) {
-    LIST_FOR (e, &c->channels) {
-        struct channel *ch = LIST_ENTRY(e, struct channel, link);
-        if (strcmp(ch->target, target) != 0)
-            continue;
-        list_del(&ch->link);
-        list_add_head(&c->channels, &ch->link);
-        *ret = ch;
-        return 0;
-    }
-    if (!make_room(c))
-        return 1;
-    *ret = channel_open(c, target);
-    return *ret ? 0 : -ENOMEM;
-}
 
 /* --- calls --- */
 
@@ -142,6 +68,7 @@ static void calling_free(struct calling *x) {
         grpc_slice_unref(x->metadata[i].value);
     }
     exchange_deinit(&x->exchange);
+    grpc_slice_unref(x->path);
     mem_free(x);
 }
 
@@ -163,10 +90,11 @@ static const ProtobufCMessage *response_of(struct calling *x, struct arena *a) {
  */
 static bool unsent(const struct calling *x, const char *message) {
     static const char *const words[] = {"failed to connect to all addresses", "DNS resolution failed"};
-    char *peer = grpc_call_get_peer(x->exchange.call);
-    bool answered = strcmp(peer, x->channel->target) != 0, found = false;
+    char *peer = grpc_call_get_peer(x->exchange.call), *target = grpc_channel_get_target(x->line->core);
+    bool answered = strcmp(peer, target) != 0, found = false;
 
     gpr_free(peer);
+    gpr_free(target);
     for (size_t i = 0; i < ARRAY_LEN(words); i++)
         found |= strncmp(message, words[i], strlen(words[i])) == 0;
     return found && !answered && x->exchange.code == GRPC_STATUS_UNAVAILABLE;
@@ -177,7 +105,9 @@ static void tell(struct calling *x) {
     struct arena a;
 
     arena_init(&a, (size_t)x->caller->o.receive_bytes * 16);
-    if (x->exchange.code == GRPC_STATUS_OK) {
+    if (x->line->code != RPC_OK) {
+        o = (struct rpc_outcome){.code = x->line->code, .message = x->line->why, .unsent = true};
+    } else if (x->exchange.code == GRPC_STATUS_OK) {
         o.response = response_of(x, &a);
         if (!o.response) {
             o.code = RPC_INTERNAL;
@@ -192,14 +122,114 @@ static void tell(struct calling *x) {
     arena_deinit(&a);
 }
 
+/* --- on core. @locks lock --- */
+
+/* Takes the reference of the line. */
+static void start(struct rpc_caller *c, struct calling *x, struct line *l) {
+    uint64_t now_ns = clock_mono_ns();
+    int64_t left_ms = x->deadline_ns > now_ns ? (int64_t)((x->deadline_ns - now_ns) / NS_PER_MS) : 0;
+    gpr_timespec deadline =
+        gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(MAX(left_ms, 1), GPR_TIMESPAN));
+
+    x->line = l;
+    x->exchange.call =
+        grpc_channel_create_call(l->core, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue, x->path, NULL, deadline, NULL);
+    if (c->live++ == 0)
+        pthread_cond_broadcast(&c->changed);
+    crossing_begin(x);
+    exchange_start(&x->exchange, x);
+    if (x->cancelled)
+        grpc_call_cancel(x->exchange.call, NULL);
+}
+
+/* Out of memory: it goes on waiting. */
+static void refuse(struct rpc_caller *c, struct calling *x, int code, const char *why) {
+    struct line *l = line_broken(code, why);
+
+    if (!l)
+        return;
+    c->waiting--;
+    start(c, x, l);
+}
+
+static void refuse_overdue(struct rpc_caller *c) {
+    uint64_t now_ns = clock_mono_ns();
+
+    if (c->waiting == 0 || now_ns - c->looked_ns < TICK_MS * NS_PER_MS)
+        return;
+    c->looked_ns = now_ns;
+    LIST_FOR (e, &c->calls) {
+        struct calling *x = LIST_ENTRY(e, struct calling, link);
+        if (!x->line && (x->cancelled || x->deadline_ns <= now_ns))
+            refuse(c, x, x->cancelled ? RPC_CANCELLED : RPC_UNAVAILABLE, "its name was not found in time");
+    }
+}
+
+/* Those that wait for this channel and now need not. */
+static void start_waiting(struct rpc_caller *c, struct channel *ch) {
+    LIST_FOR (e, &c->calls) {
+        struct calling *x = LIST_ENTRY(e, struct calling, link);
+        struct line *l = !x->line && x->channel == ch ? channel_line(&c->channels, ch) : NULL;
+        if (!l)
+            continue;
+        c->waiting--;
+        start(c, x, l);
+    }
+}
+
+static void on_found(void *arg, const char *name, int r, struct lookup *l, struct errmsg *e) {
+    struct rpc_caller *c = arg;
+
+    pthread_mutex_lock(&c->lock);
+    struct channel *ch = channels_found(&c->channels, name, r, l, e);
+    if (ch)
+        start_waiting(c, ch);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* --- the thread --- */
+
+static void sleep_a_tick(struct rpc_caller *c) {
+    struct timespec until;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += TICK_MS * (long)NS_PER_MS;
+    until.tv_sec += until.tv_nsec / (long)NS_PER_S;
+    until.tv_nsec %= (long)NS_PER_S;
+    pthread_cond_timedwait(&c->changed, &c->lock, &until);
+}
+
 /* False: nothing will be under way any more. */
 static bool wait_for_calls(struct rpc_caller *c) {
     pthread_mutex_lock(&c->lock);
-    while (c->live == 0 && !c->closing)
-        pthread_cond_wait(&c->changed, &c->lock);
+    refuse_overdue(c);
+    while (c->live == 0 && !c->closing) {
+        if (c->waiting > 0)
+            sleep_a_tick(c);
+        else
+            pthread_cond_wait(&c->changed, &c->lock);
+        refuse_overdue(c);
+    }
     bool any = c->live > 0;
     pthread_mutex_unlock(&c->lock);
     return any;
+}
+
+static void ended(struct rpc_caller *c, struct calling *x) {
+    crossing_end(x);
+    tell(x);
+    pthread_mutex_lock(&c->lock);
+    list_del(&x->link);
+    x->channel->calls--;
+    x->channel->doubted |=
+        x->exchange.code == GRPC_STATUS_UNAVAILABLE || x->exchange.code == GRPC_STATUS_DEADLINE_EXCEEDED;
+    line_unref(x->line);
+    pthread_mutex_unlock(&c->lock);
+    calling_free(x);
+    pthread_mutex_lock(&c->lock); /* last: when it is 0 nothing of a call is left */
+    if (--c->live == 0)
+        pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
 }
 
 static void *caller_main(void *arg) {
@@ -207,44 +237,32 @@ static void *caller_main(void *arg) {
 
     pthread_setname_np(pthread_self(), c->o.thread);
     while (wait_for_calls(c)) {
-        grpc_event ev = grpc_completion_queue_next(c->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
-        struct calling *x = ev.tag;
-
-        crossing_end(x);
-        tell(x);
-        pthread_mutex_lock(&c->lock);
-        list_del(&x->link);
-        x->channel->calls--;
-        pthread_mutex_unlock(&c->lock);
-        calling_free(x);
-        pthread_mutex_lock(&c->lock); /* last: when it is 0 nothing of a call is left */
-        if (--c->live == 0)
-            pthread_cond_broadcast(&c->changed);
-        pthread_mutex_unlock(&c->lock);
+        gpr_timespec until = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(TICK_MS, GPR_TIMESPAN));
+        grpc_event ev = grpc_completion_queue_next(c->queue, until, NULL);
+        if (ev.type == GRPC_OP_COMPLETE)
+            ended(c, ev.tag);
     }
     return NULL;
 }
 
-/* Enters the lists, with its call on core. @locks lock */
-static int enter(struct rpc_caller *c, const struct rpc_call_request *r, struct calling *x) {
-    gpr_timespec deadline =
-        gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(MAX(r->timeout_ms, 1), GPR_TIMESPAN));
-    grpc_slice path;
+/* Enters the lists, and core if its name is known. @locks lock */
+static int enter(struct rpc_caller *c, const char *target, struct calling *x) {
+    struct line *l;
     int e;
 
-    if (c->stopped || c->live >= c->o.in_flight)
+    if (c->stopped || c->live + c->waiting >= c->o.in_flight)
         return 1;
-    e = channel_of(c, r->target, &x->channel);
+    e = channels_get(&c->channels, target, &x->channel);
     if (e)
         return e;
-    path = grpc_slice_from_copied_string(r->path);
-    x->exchange.call =
-        grpc_channel_create_call(x->channel->core, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue, path, NULL, deadline, NULL);
-    grpc_slice_unref(path);
     x->channel->calls++;
-    if (c->live++ == 0)
-        pthread_cond_broadcast(&c->changed);
     list_add_tail(&c->calls, &x->link);
+    l = channel_line(&c->channels, x->channel);
+    if (l) {
+        start(c, x, l);
+    } else if (c->waiting++ == 0) {
+        pthread_cond_broadcast(&c->changed);
+    }
     return 0;
 }
 
@@ -280,12 +298,10 @@ int rpc_caller_call(struct rpc_caller *c, const struct rpc_call_request *r) {
     exchange_init(&x->exchange);
     take_metadata(x, r);
     x->exchange.request = payload_pack(r->request);
-    pthread_mutex_lock(&c->lock);
-    e = enter(c, r, x);
-    if (e == 0) { /* under the lock, so that stopping finds it whole */
-        crossing_begin(x);
-        exchange_start(&x->exchange, x);
-    }
+    x->path = grpc_slice_from_copied_string(r->path);
+    x->deadline_ns = clock_mono_ns() + (uint64_t)MAX(r->timeout_ms, 1) * NS_PER_MS;
+    pthread_mutex_lock(&c->lock); /* until it is started, so that stopping finds it whole */
+    e = enter(c, r->target, x);
     pthread_mutex_unlock(&c->lock);
     if (e)
         calling_free(x);
@@ -296,8 +312,12 @@ void rpc_caller_cancel(struct rpc_caller *c, const void *group) {
     pthread_mutex_lock(&c->lock);
     LIST_FOR (e, &c->calls) {
         struct calling *x = LIST_ENTRY(e, struct calling, link);
-        if (x->group == group)
+        if (x->group != group)
+            continue;
+        if (x->line)
             grpc_call_cancel(x->exchange.call, NULL);
+        else
+            x->cancelled = true; /* the next tick ends it */
     }
     pthread_mutex_unlock(&c->lock);
 }
@@ -306,6 +326,7 @@ void rpc_caller_cancel(struct rpc_caller *c, const void *group) {
 
 int rpc_caller_new(const struct rpc_caller_options *o, struct rpc_caller **ret, struct errmsg *e) {
     struct rpc_caller *c = mem_zalloc(sizeof(*c));
+    pthread_condattr_t attr;
     sigset_t all, before;
     int err;
 
@@ -315,17 +336,21 @@ int rpc_caller_new(const struct rpc_caller_options *o, struct rpc_caller **ret, 
     c->o = *o;
     c->o.thread = o->thread ? o->thread : "rpc-caller";
     c->o.in_flight = o->in_flight > 0 ? o->in_flight : 1024;
-    c->o.targets = o->targets > 0 ? o->targets : 256;
     c->o.receive_bytes = o->receive_bytes > 0 ? o->receive_bytes : 1 << 20;
+    c->channels = (struct channels){
+        .max = o->targets > 0 ? o->targets : 256, .receive_bytes = c->o.receive_bytes, .guard = o->guard};
     buf_init(&c->scratch, (size_t)c->o.receive_bytes);
-    list_init(&c->channels);
     list_init(&c->calls);
     pthread_mutex_init(&c->lock, NULL);
-    pthread_cond_init(&c->changed, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&c->changed, &attr);
+    pthread_condattr_destroy(&attr);
     c->queue = grpc_completion_queue_create_for_next(NULL);
+    err = -channels_init(&c->channels, on_found, c);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    err = pthread_create(&c->thread, NULL, caller_main, c);
+    err = err ? err : pthread_create(&c->thread, NULL, caller_main, c);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     c->started = !err;
     if (err) {
@@ -339,9 +364,15 @@ int rpc_caller_new(const struct rpc_caller_options *o, struct rpc_caller **ret, 
 void rpc_caller_stop(struct rpc_caller *c) {
     pthread_mutex_lock(&c->lock);
     c->stopped = true;
-    LIST_FOR (e, &c->calls)
-        grpc_call_cancel(LIST_ENTRY(e, struct calling, link)->exchange.call, NULL);
-    while (c->live > 0)
+    LIST_FOR (e, &c->calls) {
+        struct calling *x = LIST_ENTRY(e, struct calling, link);
+        x->cancelled = true;
+        if (x->line)
+            grpc_call_cancel(x->exchange.call, NULL);
+        else
+            refuse(c, x, RPC_CANCELLED, "the client was stopped");
+    }
+    while (c->live + c->waiting > 0)
         pthread_cond_wait(&c->changed, &c->lock);
     pthread_mutex_unlock(&c->lock);
 }
@@ -359,8 +390,7 @@ void rpc_caller_free(struct rpc_caller *c) {
     grpc_completion_queue_shutdown(c->queue);
     while (grpc_completion_queue_next(c->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type != GRPC_QUEUE_SHUTDOWN)
         ;
-    while (!list_empty(&c->channels))
-        channel_close(c, LIST_ENTRY(c->channels.next, struct channel, link));
+    channels_deinit(&c->channels);
     grpc_completion_queue_destroy(c->queue);
     buf_deinit(&c->scratch);
     pthread_cond_destroy(&c->changed);

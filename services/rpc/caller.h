@@ -1,9 +1,11 @@
 /*
  * Asynchronous unary gRPC client: a thread with a queue, many calls under way, to many targets. Channels are kept by target, within a
- * bound. Everything that the other side controls is bounded: time, size, what a message may hold.
+ * bound. Everything that the other side controls is bounded: time, size, what a message may hold. Names are looked up here, and their
+ * addresses judged (channels.h).
  */
 #pragma once
 
+#include "base/guard.h"
 #include "rpc/rpc.h"
 
 struct rpc_caller;
@@ -12,6 +14,7 @@ struct rpc_caller_options {
     int in_flight;         /* calls under way; default 1024 */
     int targets;           /* channels kept; default 256 */
     int64_t receive_bytes; /* largest response; default 1 MiB */
+    struct guard guard;    /* loopback and private networks that may be connected to; default none */
 };
 int rpc_caller_new(const struct rpc_caller_options *o, struct rpc_caller **ret, struct errmsg *e) MUSTCHECK;
 /* No call begins any more, those under way end as CANCELLED; returns when the last `done` has. Not from `done`. */
@@ -26,7 +29,7 @@ struct rpc_outcome {
 };
 enum { RPC_CALL_METADATA = 4 };
 struct rpc_call_request {
-    const char *target;              /* "host:port" */
+    const char *target;              /* "host:port", "[::1]:port" */
     const char *path;                /* "/txmsg.v1.CheckService/Check" */
     const ProtobufCMessage *request; /* packed at once */
     const ProtobufCMessageDescriptor *response;
@@ -39,7 +42,7 @@ struct rpc_call_request {
     void (*done)(void *arg, const struct rpc_outcome *o); /* once, on the caller's thread: it must not block */
     void *arg;
 };
-/* 0 = under way; 1 = as many as may be, or stopped; -ENOMEM, -EINVAL (no target). `done` comes only after 0. @thread any */
+/* 0 = under way; 1 = as many as may be, or stopped; -ENOMEM, -EINVAL (no host:port). `done` comes only after 0. @thread any */
 int rpc_caller_call(struct rpc_caller *c, const struct rpc_call_request *r) MUSTCHECK;
 /* Calls of this group that are still under way end soon, most as CANCELLED; `done` comes as always. @thread any */
 void rpc_caller_cancel(struct rpc_caller *c, const void *group);

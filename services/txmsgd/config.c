@@ -1,8 +1,6 @@
 /* The option table. One row is the whole truth about an option: parsing, bounds, default and the printed reference. */
 #include "txmsgd/config.h"
 
-#include "webclient/guard.h"
-
 #include "base/log.h"
 #include "core/policy.h"
 
@@ -116,7 +114,7 @@ const struct conf_option config_options[] = {
     O("web.in_flight", CONF_INT, "1024", 1, 16384, web_in_flight, "HTTP requests under way, per worker."),
     O("web.idle", CONF_INT, "256", 1, 16384, web_idle, "HTTP connections kept alive, per worker."),
     O("web.allow", CONF_STR, WEB_ALLOW, 0, 0, web_allow,
-      "Loopback and private networks that check endpoints and HTTP consumers may be in, as a list of networks. Empty: "
+      "Loopback and private networks that check endpoints and consumers may be in, as a list of networks. Empty: "
       "none."
       " Looked at with each connection, whatever the name was before. Public addresses are allowed; link-local ones and"
       " those of cloud metadata never are."),
@@ -176,6 +174,11 @@ int config_check(const struct config *c, struct errmsg *e) {
     if (wrong)
         return err_set(e, -EINVAL, "alerts.secret %s", wrong);
     return log_check_levels(c->log_level, e);
+}
+
+void config_guard(const struct config *c, struct guard *g) {
+    int r = guard_parse(c->web_allow, g, NULL);
+    ASSERT(r == 0); /* config_check() has read it */
 }
 
 void config_limits(const struct config *c, struct limits *l) {

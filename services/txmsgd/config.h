@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/conf.h"
+#include "base/guard.h"
 #include "core/limits.h"
 
 struct config {
@@ -26,4 +27,5 @@ struct config {
 extern const struct conf_option config_options[];
 /* What the table cannot say: loopback unless insecure, sizes that must fit each other. -EINVAL and *e. */
 int config_check(const struct config *c, struct errmsg *e) MUSTCHECK;
+void config_guard(const struct config *c, struct guard *g);
 void config_limits(const struct config *c, struct limits *l);

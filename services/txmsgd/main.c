@@ -224,17 +224,20 @@ static int start_services(struct daemon *d, struct errmsg *e) {
                                 .pipeline_operations_all = d->c.pipeline_in_flight,
                                 .pipeline_bytes_all = d->c.pipeline_bytes,
                                 .watches = d->c.watch_streams};
-    const struct rpc_caller_options deliverer = {
-        .thread = "rpc-deliverer", .in_flight = (int)d->c.forward_grpc, .receive_bytes = d->c.web_response};
+    struct rpc_caller_options asker = {0}, deliverer = {.thread = "rpc-deliverer",
+                                                        .in_flight = (int)d->c.forward_grpc,
+                                                        .receive_bytes = d->c.web_response};
     struct worker_peers peers;
     config_limits(&d->c, &o.limits);
+    config_guard(&d->c, &asker.guard);
+    deliverer.guard = asker.guard;
     int r = message_service_new(&d->store, &o, (int)d->c.workers, &d->messages);
     if (r == 0)
         r = admin_service_new(&d->store, &o.limits, on_applied, d, &d->admin);
     if (r == 0)
         r = desk_new((int)d->c.check_streams, &d->desk);
     if (r == 0)
-        r = rpc_caller_new(&(struct rpc_caller_options){0}, &d->caller, e);
+        r = rpc_caller_new(&asker, &d->caller, e);
     if (r == 0)
         r = rpc_caller_new(&deliverer, &d->deliverer, e);
     peers = (struct worker_peers){.desk = d->desk, .caller = d->caller, .deliverer = d->deliverer};

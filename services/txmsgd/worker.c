@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "checkback/checkback.h"
 #include "forward/forward.h"
+#include "forward/reach.h"
 #include "store/gauges.h"
 #include "store/outbox.h"
 #include "store/run.h"
@@ -41,8 +42,10 @@ struct worker {
     struct forward *forward;
     struct checkback *check;
     struct worker_peers peers;
+    struct guard guard;
     struct gauges *gauges;   /* of the first worker */
     struct alerter *alerter; /* likewise */
+    struct reach *reach;     /* likewise */
     struct outbox *outbox;
     struct timer *look, *limit;
     struct list adopted;
@@ -301,6 +304,11 @@ bool worker_ready(const struct worker *w) {
 
 /* --- life --- */
 
+static int on_reach(void *arg, const char *url, const char *exchange, int64_t timeout_ms,
+                    void (*done)(void *arg, const char *error), void *done_arg) {
+    return reach_start(arg, url, exchange, timeout_ms, done, done_arg);
+}
+
 int worker_new(const struct config *c, struct store *s, struct message_service *messages, struct admin_service *admin,
                const struct worker_peers *peers, int index, struct worker **ret) {
     struct worker *w = mem_must(mem_zalloc(sizeof(*w)));
@@ -310,14 +318,15 @@ int worker_new(const struct config *c, struct store *s, struct message_service *
     snprintf(name, sizeof(name), "worker-%d", index);
     struct webclient_options web = {
         .max_in_flight = (int)c->web_in_flight, .max_idle = (int)c->web_idle, .response_bytes = c->web_response};
-    int guarded = guard_parse(c->web_allow, &web.guard, NULL);
-    ASSERT(guarded == 0); /* config_check() has read it */
+    config_guard(c, &w->guard);
+    web.guard = w->guard;
     const struct forward_options fwd = {.tail_bytes = c->forward_tail,
                                         .read_bytes = c->forward_read,
                                         .window = (int)c->forward_window,
                                         .retry_poll_ms = c->forward_retry_poll_ms,
                                         .spill_limit = (int)c->forward_spill_limit,
-                                        .caller = peers->deliverer};
+                                        .caller = peers->deliverer,
+                                        .guard = &w->guard};
     const struct run_owner owner = {.registered = on_registered, .alive = on_alive, .adopted = on_adopted, .arg = w};
     int r = loop_new(name, &w->loop);
     if (r == 0)
@@ -330,6 +339,10 @@ int worker_new(const struct config *c, struct store *s, struct message_service *
         r = message_worker_new(messages, index, w->loop, w->reader, &w->message);
     if (r == 0 && admin)
         r = admin_service_attach(admin, w->loop, w->reader);
+    if (r == 0 && admin)
+        r = reach_new(w->loop, w->web, peers->deliverer, &w->guard, &w->reach);
+    if (r == 0 && admin)
+        admin_service_reach(admin, on_reach, w->reach);
     if (r == 0 && index == 0)
         r = gauges_new(w->loop, reader_people(w->reader), &w->gauges);
     if (r == 0)
@@ -370,6 +383,7 @@ static void end(struct worker *w) {
     outbox_free(w->outbox);
     alerter_free(w->alerter);
     lane_free(w->lane);
+    reach_free(w->reach);
     if (w->admin)
         admin_service_detach(w->admin);
     message_worker_free(w->message);

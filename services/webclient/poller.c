@@ -135,16 +135,11 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *un
 static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *a) {
     struct poller_user *u = arg;
     struct poller *p = u->poller;
-    char text[GUARD_TEXT];
 
     if (purpose != CURLSOCKTYPE_IPCXN)
         return CURL_SOCKET_BAD;
-    const char *why = guard_refuses(p->guard, &a->addr);
-    if (why) {
-        guard_print(&a->addr, text);
-        snprintf(u->refused, sizeof(u->refused), "address %s is %s: not allowed", text, why);
+    if (!guard_allows(p->guard, &a->addr, u->refused))
         return CURL_SOCKET_BAD;
-    }
     int fd = socket(a->family, a->socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->protocol);
     if (fd < 0)
         return CURL_SOCKET_BAD;

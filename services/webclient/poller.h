@@ -5,7 +5,7 @@
 #pragma once
 
 #include "loop/loop.h"
-#include "webclient/guard.h"
+#include "base/guard.h"
 
 #include <curl/curl.h>
 
@@ -29,7 +29,7 @@ void poller_close(struct poller *p);
 /* What a socket is opened for. */
 struct poller_user {
     struct poller *poller;
-    char refused[128]; /* why an address was not connected to; "" = none was */
+    char refused[GUARD_TEXT]; /* why an address was not connected to; "" = none was */
 };
 /* Sockets of this easy handle are opened and closed through the poller; `u` outlives the handle. */
 CURLcode poller_adopt(struct poller *p, CURL *easy, struct poller_user *u) MUSTCHECK;

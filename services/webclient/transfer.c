@@ -252,6 +252,19 @@ int transfer_set(struct transfer *t, const struct web_request *r) {
     return c ? -ENOMEM : 0;
 }
 
+int transfer_set_connect(struct transfer *t, const char *url, int64_t timeout_ms) {
+    long timeout = (long)MIN(timeout_ms, 3600 * 1000);
+    int code = timeout <= 0 ? -EINVAL : set_url(t, url);
+
+    if (code < 0)
+        return code;
+    CURLcode c = curl_easy_setopt(t->easy, CURLOPT_CONNECT_ONLY, 1L);
+    c = c ? c : curl_easy_setopt(t->easy, CURLOPT_FRESH_CONNECT, 1L);
+    c = c ? c : curl_easy_setopt(t->easy, CURLOPT_TIMEOUT_MS, timeout);
+    t->begun_ns = clock_mono_ns();
+    return c ? -ENOMEM : 0;
+}
+
 /* A date counts from the server's own date, so that clocks need not agree. */
 static int64_t retry_after_ms(const struct transfer *t) {
     const char *text = t->retry_after.text;

@@ -34,6 +34,8 @@ int transfer_init(struct transfer *t, struct poller *p, int64_t response_bytes) 
 void transfer_deinit(struct transfer *t); /* may be called twice */
 /* Copies the request. -EINVAL: not an http(s) URL, no such header line, no time; -E2BIG, -ENOMEM. */
 int transfer_set(struct transfer *t, const struct web_request *r) MUSTCHECK;
+/* To connect and no more; the transfer is good for nothing else afterwards. -EINVAL: not an http(s) URL, no timeout; -ENOMEM */
+int transfer_set_connect(struct transfer *t, const char *url, int64_t timeout_ms) MUSTCHECK;
 /* Views into the transfer, valid until transfer_reset(). */
 void transfer_response(const struct transfer *t, CURLcode code, struct web_response *ret);
 void transfer_cancelled(const struct transfer *t, struct web_response *ret);

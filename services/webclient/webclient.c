@@ -20,7 +20,7 @@ struct web_call {
     struct transfer transfer; /* first: libcurl's private pointer */
     struct list link;         /* of client->active or client->idle; alone while ending */
     struct webclient *client;
-    bool active;
+    bool active, once; /* once: not for the pool */
     void (*done)(void *arg, const struct web_response *resp);
     void *arg;
 };
@@ -64,13 +64,7 @@ static void call_free(struct web_call *c) {
     mem_free(c);
 }
 
-static int call_get(struct webclient *w, struct web_call **ret) {
-    struct list *e = list_pop(&w->idle); /* the last one used: warm, and often with the same URL */
-
-    if (e) {
-        *ret = LIST_ENTRY(e, struct web_call, link);
-        return 0;
-    }
+static int call_new(struct webclient *w, struct web_call **ret) {
     struct web_call *c = mem_zalloc(sizeof(*c));
     if (!c)
         return -ENOMEM;
@@ -82,6 +76,15 @@ static int call_get(struct webclient *w, struct web_call **ret) {
         return r;
     }
     *ret = c;
+    return 0;
+}
+
+static int call_get(struct webclient *w, struct web_call **ret) {
+    struct list *e = list_pop(&w->idle); /* the last one used: warm, and often with the same URL */
+
+    if (!e)
+        return call_new(w, ret);
+    *ret = LIST_ENTRY(e, struct web_call, link);
     return 0;
 }
 
@@ -118,7 +121,7 @@ static void call_end(struct web_call *c, const struct web_response *resp) {
     w->calling++;
     c->done(c->arg, resp);
     w->calling--;
-    if (w->freed)
+    if (w->freed || c->once)
         call_free(c);
     else
         call_put(c);
@@ -180,20 +183,18 @@ void webclient_free(struct webclient *w) {
         destroy(w);
 }
 
-int webclient_post(struct webclient *w, const struct web_request *r,
-                   void (*done)(void *arg, const struct web_response *resp), void *arg, struct web_call **ret) {
-    struct web_call *c;
+/* `code`: what became of setting it up. */
+static int call_start(struct web_call *c, int code, void (*done)(void *arg, const struct web_response *resp), void *arg,
+                      struct web_call **ret) {
+    struct webclient *w = c->client;
 
-    if (w->in_flight >= w->o.max_in_flight)
-        return 1;
-    int code = call_get(w, &c);
-    if (code < 0)
-        return code;
-    code = transfer_set(&c->transfer, r);
     if (code == 0 && curl_multi_add_handle(w->multi, c->transfer.easy) != CURLM_OK)
         code = -ENOMEM;
     if (code < 0) {
-        call_put(c);
+        if (c->once)
+            call_free(c);
+        else
+            call_put(c);
         return code;
     }
     c->done = done;
@@ -205,6 +206,29 @@ int webclient_post(struct webclient *w, const struct web_request *r,
     if (ret)
         *ret = c;
     return 0;
+}
+
+int webclient_post(struct webclient *w, const struct web_request *r,
+                   void (*done)(void *arg, const struct web_response *resp), void *arg, struct web_call **ret) {
+    struct web_call *c;
+
+    if (w->in_flight >= w->o.max_in_flight)
+        return 1;
+    int code = call_get(w, &c);
+    return code < 0 ? code : call_start(c, transfer_set(&c->transfer, r), done, arg, ret);
+}
+
+int webclient_connect(struct webclient *w, const char *url, int64_t timeout_ms,
+                      void (*done)(void *arg, const struct web_response *resp), void *arg, struct web_call **ret) {
+    struct web_call *c;
+
+    if (w->in_flight >= w->o.max_in_flight)
+        return 1;
+    int code = call_new(w, &c); /* not from the pool: what was set for this stays set */
+    if (code < 0)
+        return code;
+    c->once = true;
+    return call_start(c, transfer_set_connect(&c->transfer, url, timeout_ms), done, arg, ret);
 }
 
 void webclient_cancel(struct web_call *c) {

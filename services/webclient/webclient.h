@@ -9,7 +9,7 @@
 
 #include "base/bytes.h"
 #include "loop/loop.h"
-#include "webclient/guard.h"
+#include "base/guard.h"
 
 struct webclient;
 struct webclient_options {
@@ -56,6 +56,13 @@ struct web_call;
 int webclient_post(struct webclient *w, const struct web_request *r,
                    void (*done)(void *arg, const struct web_response *resp), void *arg, struct web_call **ret)
     MUSTCHECK; /* ret: NULL allowed */
+/*
+ * Connects, with TLS where the URL says so, and closes again: the other side sees no request. As webclient_post(); WEB_ANSWERED, with no
+ * status and nothing else, means that the connection stood.
+ */
+int webclient_connect(struct webclient *w, const char *url, int64_t timeout_ms,
+                      void (*done)(void *arg, const struct web_response *resp), void *arg, struct web_call **ret)
+    MUSTCHECK;
 /* `done` comes with WEB_CANCELLED before this returns. */
 void webclient_cancel(struct web_call *c);
 int webclient_in_flight(const struct webclient *w);

@@ -1,5 +1,5 @@
 /* Which addresses may be connected to: every form of a bad one is bad, and the list opens only what it says. */
-#include "webclient/guard.h"
+#include "base/guard.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

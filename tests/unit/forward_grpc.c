@@ -65,7 +65,9 @@ static int setup(void **state) {
 
     assert_int_equal(rpc_server_new(&o, methods, 1, &server, &error), 0);
     assert_int_equal(rpc_server_start(server, &error), 0);
-    assert_int_equal(rpc_caller_new(&(struct rpc_caller_options){.in_flight = 4096}, &caller, &error), 0);
+    struct rpc_caller_options co = {.in_flight = 4096};
+    assert_int_equal(guard_parse("127.0.0.0/8", &co.guard, &error), 0);
+    assert_int_equal(rpc_caller_new(&co, &caller, &error), 0);
     assert_int_equal(loop_new("t", &loop), 0);
     n = unknown = ready = 0;
     memset(ended, 0, sizeof(ended));

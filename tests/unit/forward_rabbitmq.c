@@ -5,6 +5,7 @@
 #include "forward/sink.h"
 
 #include "base/clock.h"
+#include "base/guard.h"
 #include "base/log.h"
 #include "base/mem.h"
 
@@ -372,7 +373,9 @@ static void start(struct bench *b, enum mode mode, size_t n, size_t body_bytes, 
     assert_int_equal(topology_add_topic(b->topology, "t", topic, &e), 0);
     if (topology_add_sub(b->topology, 1, "s", spec, &e) != 0)
         fail_msg("%s", e.text);
-    struct sink_env env = {.loop = b->loop, .sub = topology_sub(b->topology, 1)};
+    struct guard guard;
+    assert_int_equal(guard_parse("127.0.0.1", &guard, &e), 0);
+    struct sink_env env = {.loop = b->loop, .guard = &guard, .sub = topology_sub(b->topology, 1)};
     struct sink_owner o = {.done = on_done, .ready = on_ready, .arg = b};
     int r = sink_new(&env, &o, &b->sink, &e);
     if (r == -ENOTSUP)

@@ -4,6 +4,8 @@
 #include "base/clock.h"
 #include "txmsg/v1/message_service.pb-c.h"
 
+#include <dlfcn.h>
+#include <netdb.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -26,7 +28,51 @@ static struct rpc_call *kept[CALLS];
 static int kept_n, done_n, codes[CALLS];
 static char ids[CALLS][64];
 static bool unsent[CALLS];
+static char why[CALLS][200];
 static char seen[CALLS][64]; /* metadata that came with kept[i] */
+
+/* The resolver: one name that answers when it is told to, one that leads elsewhere each time, one with a bad and a good address. */
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int inside;
+    bool open;
+} gate = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+static _Atomic int rebinds;
+
+typedef int lookup_fn(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+
+static int hang(void) {
+    pthread_mutex_lock(&gate.lock);
+    gate.inside++;
+    pthread_cond_broadcast(&gate.changed);
+    while (!gate.open)
+        pthread_cond_wait(&gate.changed, &gate.lock);
+    gate.inside--;
+    pthread_cond_broadcast(&gate.changed);
+    pthread_mutex_unlock(&gate.lock);
+    return EAI_AGAIN;
+}
+
+__attribute__((visibility("default"))) int getaddrinfo(const char *name, const char *service,
+                                                       const struct addrinfo *hints, struct addrinfo **ret) {
+    lookup_fn *real = (lookup_fn *)dlsym(RTLD_NEXT, "getaddrinfo");
+    bool numeric = hints && hints->ai_flags & AI_NUMERICHOST;
+    struct addrinfo *last;
+
+    if (!name || numeric)
+        return real(name, service, hints, ret);
+    if (!strcmp(name, "slow.test"))
+        return hang();
+    if (!strcmp(name, "rebind.test"))
+        return real(rebinds++ ? "169.254.169.254" : "127.0.0.1", service, hints, ret);
+    if (strcmp(name, "both.test") != 0)
+        return real(name, service, hints, ret);
+    int r = real("169.254.169.254", service, hints, ret);
+    for (last = *ret; r == 0 && last->ai_next;)
+        last = last->ai_next;
+    return r == 0 ? real("127.0.0.1", service, hints, &last->ai_next) : r;
+}
 
 static void reply(struct rpc_call *c, void *arg) {
     const Txmsg__V1__ConfirmRequest *q = (const Txmsg__V1__ConfirmRequest *)rpc_call_request(c);
@@ -62,6 +108,7 @@ static void on_done(void *arg, const struct rpc_outcome *o) {
     pthread_mutex_lock(&lock);
     codes[i] = o->code;
     unsent[i] = o->unsent;
+    snprintf(why[i], sizeof(why[i]), "%s", o->message);
     assert_non_null(o->message);
     assert_true((o->code == RPC_OK) == (o->response != NULL));
     if (o->response && o->response->descriptor == &txmsg__v1__confirm_response__descriptor)
@@ -93,15 +140,16 @@ static int setup(void **state) {
     static const struct rpc_method methods[] = {METHOD("Confirm", handle_echo), METHOD("Cancel", handle_fail),
                                                 METHOD("Publish", handle_keep)};
     const struct rpc_server_options o = {.listen = "127.0.0.1:0", .slots = 4};
-    const struct rpc_caller_options co = {.in_flight = 8, .targets = 2};
+    struct rpc_caller_options co = {.in_flight = 8, .targets = 2};
 
     kept_n = done_n = 0;
     memset(codes, -1, sizeof(codes));
     memset(ids, 0, sizeof(ids));
     assert_int_equal(rpc_server_new(&o, methods, ARRAY_LEN(methods), &server, &error), 0);
     assert_int_equal(rpc_server_start(server, &error), 0);
+    assert_int_equal(guard_parse("127.0.0.0/8, ::1", &co.guard, &error), 0);
     assert_int_equal(rpc_caller_new(&co, &caller, &error), 0);
-    snprintf(target, sizeof(target), "dns:///127.0.0.1:%d", rpc_server_port(server));
+    snprintf(target, sizeof(target), "127.0.0.1:%d", rpc_server_port(server));
     return 0;
 }
 
@@ -164,7 +212,7 @@ static void test_errors(void **state) {
     assert_int_equal(call("Cancel", 0, 30000), 0);
     assert_int_equal(call("Frobnicate", 1, 30000), 0);
     assert_int_equal(call("Publish", 2, 200), 0); /* nobody answers */
-    assert_int_equal(call_to("dns:///127.0.0.1:1", "Confirm", 3, 30000, &txmsg__v1__confirm_response__descriptor), 0);
+    assert_int_equal(call_to("127.0.0.1:1", "Confirm", 3, 30000, &txmsg__v1__confirm_response__descriptor), 0);
     assert_int_equal(call_to("", "Confirm", 4, 30000, &txmsg__v1__confirm_response__descriptor), -EINVAL);
     wait_for(&done_n, 4);
     assert_int_equal(codes[0], RPC_ABORTED);
@@ -174,7 +222,7 @@ static void test_errors(void **state) {
     assert_true(unsent[3]); /* nobody listens there; the others were with a server */
     assert_false(unsent[0] || unsent[1] || unsent[2]);
     assert_string_equal(seen[0], "00-aa-bb-01");
-    while (call_to("dns:///no.such.host.invalid:1", "Confirm", 5, 30000, &txmsg__v1__confirm_response__descriptor) != 0)
+    while (call_to("no.such.host.invalid:1", "Confirm", 5, 30000, &txmsg__v1__confirm_response__descriptor) != 0)
         ; /* the calls before are being put away */
     wait_for(&done_n, 5);
     assert_true(codes[5] == RPC_UNAVAILABLE && unsent[5]);
@@ -196,7 +244,7 @@ static void test_targets(void **state) {
     const ProtobufCMessageDescriptor *d = &txmsg__v1__confirm_response__descriptor;
 
     for (int i = 0; i < 3; i++)
-        snprintf(other[i], sizeof(other[i]), "dns:///%s:%d",
+        snprintf(other[i], sizeof(other[i]), "%s:%d",
                  i == 0   ? "127.0.0.1"
                  : i == 1 ? "localhost"
                           : "127.0.0.2",
@@ -252,9 +300,85 @@ static void test_stop(void **state) {
     rpc_wake(server);
 }
 
+/* Not connected to: bad numbers, names that lead to them; of several addresses the good ones are used. */
+static void test_refused_addresses(void **state) {
+    static const char *const bad[] = {"10.1.2.3:1", "169.254.169.254:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1"};
+    const ProtobufCMessageDescriptor *d = &txmsg__v1__confirm_response__descriptor;
+    char to[64];
+
+    for (int i = 0; i < (int)ARRAY_LEN(bad); i++) {
+        while (call_to(bad[i], "Confirm", i, 30000, d) != 0)
+            ; /* the call before is being put away */
+        wait_for(&done_n, i + 1);
+        assert_int_equal(codes[i], RPC_UNAVAILABLE);
+        assert_true(unsent[i]);
+        assert_non_null(strstr(why[i], "not allowed"));
+    }
+    assert_string_equal(why[0], "address 10.1.2.3 is private: not allowed");
+    snprintf(to, sizeof(to), "both.test:%d", rpc_server_port(server));
+    while (call_to(to, "Confirm", 5, 30000, d) != 0)
+        ;
+    wait_for(&done_n, 5);
+    assert_int_equal(codes[5], RPC_OK);
+    assert_int_equal(call_to("nothing", "Confirm", 6, 30000, d), -EINVAL);
+}
+
+/* What a name means is asked for once for a channel; the next channel asks anew, and its answer is judged. */
+static void test_rebinding(void **state) {
+    const ProtobufCMessageDescriptor *d = &txmsg__v1__confirm_response__descriptor;
+    char to[3][64];
+
+    rebinds = 0;
+    snprintf(to[0], sizeof(to[0]), "rebind.test:%d", rpc_server_port(server));
+    snprintf(to[1], sizeof(to[1]), "127.0.0.1:%d", rpc_server_port(server));
+    snprintf(to[2], sizeof(to[2]), "127.0.0.2:%d", rpc_server_port(server));
+    for (int i = 0; i < 5; i++) { /* the third and fourth take its place */
+        while (call_to(to[i < 2 ? 0 : (i - 1) % 3], "Confirm", i, 30000, d) != 0)
+            ;
+        wait_for(&done_n, i + 1);
+    }
+    assert_int_equal(codes[0], RPC_OK);
+    assert_int_equal(codes[1], RPC_OK);
+    assert_int_equal(rebinds, 2);
+    assert_int_equal(codes[4], RPC_UNAVAILABLE);
+    assert_string_equal(why[4], "address 169.254.169.254 is link-local: not allowed");
+}
+
+/* A resolver that hangs costs the calls to its name their time, the others nothing, and nobody waits for it at the end. */
+static void test_slow_name(void **state) {
+    const ProtobufCMessageDescriptor *d = &txmsg__v1__confirm_response__descriptor;
+
+    gate.open = false;
+    assert_int_equal(call_to("slow.test:1", "Confirm", 0, 300, d), 0);
+    assert_int_equal(call_to("slow.test:1", "Confirm", 1, 30000, d), 0); /* of the group */
+    assert_int_equal(call_to("slow.test:1", "Confirm", 2, 30000, d), 0);
+    assert_int_equal(call("Confirm", 3, 30000), 0);
+    wait_for(&done_n, 2);
+    assert_int_equal(codes[3], RPC_OK);
+    assert_int_equal(codes[0], RPC_UNAVAILABLE);
+    assert_true(unsent[0]);
+    assert_string_equal(why[0], "its name was not found in time");
+    rpc_caller_cancel(caller, &group);
+    wait_for(&done_n, 3);
+    assert_int_equal(codes[1], RPC_CANCELLED);
+    rpc_caller_stop(caller);
+    assert_int_equal(done_n, 4);
+    assert_int_equal(codes[2], RPC_CANCELLED);
+    rpc_caller_free(caller);
+    caller = NULL;
+    pthread_mutex_lock(&gate.lock);
+    assert_int_equal(gate.inside, 1);
+    gate.open = true;
+    pthread_cond_broadcast(&gate.changed);
+    while (gate.inside)
+        pthread_cond_wait(&gate.changed, &gate.lock);
+    pthread_mutex_unlock(&gate.lock);
+}
+
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-    const struct CMUnitTest tests[] = {T(test_many),    T(test_errors), T(test_other_message),
-                                       T(test_targets), T(test_cancel), T(test_stop)};
+    const struct CMUnitTest tests[] = {T(test_many),     T(test_errors), T(test_other_message),     T(test_targets),
+                                       T(test_cancel),   T(test_stop),   T(test_refused_addresses), T(test_rebinding),
+                                       T(test_slow_name)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -618,12 +618,12 @@ static void test_refused_addresses(void **state) {
         {"", "127.0.0.1", "address 127.0.0.1 is loopback: not allowed"},
         {"", "2130706433", "address 127.0.0.1 is loopback: not allowed"},
         {"", "0x7f.1", "address 127.0.0.1 is loopback: not allowed"},
-        {"", "[::ffff:127.0.0.1]", "address ::ffff:127.0.0.1 is loopback: not allowed"},
+        {"", "[::ffff:127.0.0.1]", "address 127.0.0.1 is loopback: not allowed"},
         {"10.0.0.0/8", "127.0.0.1", "address 127.0.0.1 is loopback: not allowed"},
         {"127.0.0.0/8,0.0.0.0/0,::/0", "169.254.169.254", "address 169.254.169.254 is link-local: not allowed"},
         {"127.0.0.0/8,0.0.0.0/0,::/0", "0.0.0.0", "address 0.0.0.0 is of this network: not allowed"},
         {"127.0.0.0/8,0.0.0.0/0,::/0", "[::ffff:169.254.169.254]",
-         "address ::ffff:169.254.169.254 is link-local: not allowed"},
+         "address 169.254.169.254 is link-local: not allowed"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         char url[128];
@@ -633,6 +633,29 @@ static void test_refused_addresses(void **state) {
         assert_string_equal(o->error, cases[i].error);
         assert_int_equal(server.requests, 0);
     }
+}
+
+/* A connection and no request; TLS that is none; nobody; one that is cancelled. What comes after them is as always. */
+static void test_connect(void **state) {
+    struct web_call *c = NULL;
+    char url[3][128];
+
+    for (int i = 0; i < 3; i++)
+        snprintf(url[i], sizeof(url[i]), "%s://127.0.0.1:%d/ok", i == 1 ? "https" : "http", i == 2 ? 1 : server.port);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(webclient_connect(t.web, url[i], 10000, on_done, &t.out[i], NULL), 0);
+    assert_int_equal(webclient_connect(t.web, url[0], 10000, on_done, &t.out[3], &c), 0);
+    t.pending = 4;
+    webclient_cancel(c);
+    assert_int_equal(webclient_connect(t.web, "ftp://127.0.0.1/", 10000, on_done, &t.out[4], NULL), -EINVAL);
+    assert_int_equal(webclient_connect(t.web, url[0], 0, on_done, &t.out[4], NULL), -EINVAL);
+    run();
+    assert_int_equal(t.out[0].resp.result, WEB_ANSWERED);
+    assert_int_equal(t.out[0].resp.status, 0);
+    assert_int_equal(t.out[1].resp.result, WEB_UNREACHABLE);
+    assert_int_equal(t.out[2].resp.result, WEB_UNREACHABLE);
+    assert_int_equal(t.out[3].resp.result, WEB_CANCELLED);
+    assert_int_equal(requests(), 0);
 }
 
 /* The name is good when it is first looked up, and elsewhere the next time: it is the address that counts. */
@@ -664,7 +687,7 @@ int main(void) {
         T(test_sent_once),   T(test_max_in_flight),
         T(test_cancel),      T(test_free_in_callback),
         T(test_free_unused), T(test_refused_addresses),
-        T(test_rebinding),
+        T(test_rebinding),   T(test_connect),
     };
     /* A proxy of the environment must not matter. */
     setenv("http_proxy", "http://127.0.0.1:1", 1);
