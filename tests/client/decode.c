@@ -11,10 +11,12 @@
 
 enum { HEADERS_MAX = 64 };
 
+/* The text is there until the end. */
 static char *take(size_t *size) {
+    static char *taken[2 * HEADERS_MAX + 2], **next = taken;
     if (scanf("%zu:", size) != 1)
         exit(2);
-    char *p = calloc(1, *size + 1);
+    char *p = *next++ = calloc(1, *size + 1);
     if (!p || fread(p, 1, *size, stdin) != *size)
         exit(2);
     return p;

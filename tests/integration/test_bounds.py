@@ -13,11 +13,10 @@ from harness import hostile, http2
 from harness.client import (CONFIRMED, DELIVERY, Client, error_of, message, prepare_request, publish_request, refused, service_pb2)
 from harness.ids import uuid7
 from harness.peers import HttpSink, Reply
-from harness.system import memory, metric
+from harness.system import memory, metric, room
 from servers.process import wait_until
 
-# What a daemon may grow by; a sanitizer keeps what was freed for a while.
-ROOM = (60 << 20) * (5 if os.environ.get("ASAN_OPTIONS") else 1)
+ROOM = room(60)
 DELIVERED = DELIVERY["DELIVERED"]
 GET = "/txmsg.v1.MessageService/GetTransaction"
 PUBLISH = "/txmsg.v1.MessageService/Publish"

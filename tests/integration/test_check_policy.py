@@ -13,7 +13,7 @@ from harness.client import CANCELLED, CHECK, CONFIRMED, PREPARED, message, prepa
 from harness.ids import uuid7
 from harness.peers import verdict
 from harness.pull import Puller, answer_to
-from harness.system import memory
+from harness.system import memory, room
 from servers.process import free_port, wait_until
 
 OPTIONS = {"check.in_flight": 1024}
@@ -296,4 +296,4 @@ def test_hundred_thousand_undecided_are_no_storm(world, client, topic):
     seconds = seen[-1] - seen[0]
     assert len(seen) <= RATE * (seconds + 1) + 20, f"{len(seen)} checks in {seconds:.1f} s"
     grown = memory(world.txmsgd.process.pid)[0] - before
-    assert grown < 160 << 20, f"{grown >> 20} MiB more"
+    assert grown < room(160), f"{grown >> 20} MiB more"
