@@ -1,6 +1,7 @@
 """Outcome events: a producer hears what became of its messages, as ordinary messages, once for each outcome that was recorded."""
 
 import base64
+import threading
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -114,6 +115,29 @@ def test_dead_and_redriven(world, client):
     sink.reply = Reply(200)
     client.admin.RedriveDeadLetters(redrive, timeout=20)
     place.wait(tx, ["dead", "dead", "delivered"])
+
+
+@pytest.mark.parametrize("late", [200, 410])
+def test_an_end_that_comes_too_late_tells_nothing(world, late):
+    """Somebody else has taken the delivery over: what is told is what becomes of it there, once."""
+    sink, held = world.sink(), threading.Event()
+    place = Place(world, sink, retry={"initial": "10ms", "max_attempts": 5})
+    tx = uuid7()
+    sink.on(f"{tx}-0", Reply(503), Reply(late, held=held), Reply(200))
+    try:
+        place.publish(b"x", tx=tx)
+        sink.wait_for(tx, count=2)
+        world.sql("UPDATE delivery_due SET token = token + 1, due = now() + interval '1 hour' WHERE tx = %s", tx)
+        stale = metric(world.txmsgd, "txmsg_stale_deliveries_total")
+    finally:
+        held.set()
+    wait_until(lambda: metric(world.txmsgd, "txmsg_stale_deliveries_total") > stale, 30, "the late end was refused")
+    assert not place.events(tx) and not place.stored() and not world.sql("SELECT 1 FROM outbox")
+    world.sql("UPDATE delivery_due SET due = now() WHERE tx = %s", tx)
+    event, = place.wait(tx, ["delivered"])
+    assert event.json()["attempts"] == 2
+    wait_until(lambda: not world.sql("SELECT 1 FROM outbox"), 10, "the outbox is empty")
+    assert place.stored() == [("delivered", f"{tx}.0", place.subs[0])]
 
 
 def test_only_what_is_wanted(world):
