@@ -184,7 +184,7 @@ def test_once_for_each_through_crashes(site):
             found = [stats()[name] for name in place.subs]
             return all(int(s.get("delivered", 0)) + int(s.get("dead", 0)) == len(ids) for s in found)
 
-        wait_until(ended, 90, "every delivery has ended")
+        wait_until(ended, 120, "every delivery has ended", interval=0.2)
         wait_until(lambda: not world.sql("SELECT 1 FROM outbox"), 60, "the outbox is empty")
         events = place.stored()
         assert len(events) == len(set(events)), "no outcome was told twice"
@@ -196,7 +196,8 @@ def test_once_for_each_through_crashes(site):
         assert any(o == "dead" for o, _, _ in events)
         dead = {f"{tx}.{n}" for tx, n in world.sql("SELECT tx, n FROM dead_letter")}
         assert {i for o, i, _ in events if o == "dead"} == dead
-        wait_until(lambda: int(stats()[place.outcomes].get("delivered", 0)) == len(events), 60, "all events are delivered")
+        wait_until(lambda: int(stats()[place.outcomes].get("delivered", 0)) == len(events), 60, "all events are delivered",
+                   interval=0.2)
     finally:
         world.close()
 
