@@ -352,7 +352,8 @@ int client_make(const txmsg_options *o, struct client **ret) {
     list_init(&c->waiting);
     list_init(&c->delayed);
     list_init(&c->finished);
-    list_init(&c->spare);
+    for (size_t i = 0; i < SPARE_SIZES; i++)
+        list_init(&c->spare[i].list);
     buf_init(&c->scratch, RECEIVE_MAX);
     make_locks(c);
     make_core(c);
@@ -409,8 +410,9 @@ void client_destroy(struct client *c) {
         close(c->fd);
     pthread_cond_destroy(&c->changed);
     pthread_mutex_destroy(&c->lock);
-    for (struct list *e; (e = list_pop(&c->spare)) != NULL;)
-        mem_free(LIST_ENTRY(e, struct op, link));
+    for (size_t i = 0; i < SPARE_SIZES; i++)
+        for (struct list *e; (e = list_pop(&c->spare[i].list)) != NULL;)
+            mem_free(LIST_ENTRY(e, struct op, link));
     buf_deinit(&c->scratch);
     mem_free(c->routes);
     mem_free(c->slots);

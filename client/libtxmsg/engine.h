@@ -83,6 +83,7 @@ void single_cancel_all(struct client *c);
 
 /* --- the client --- */
 
+enum { SPARE_SIZES = 2 };
 struct client {
     txmsg_options *o;
     grpc_completion_queue *queue;
@@ -110,8 +111,11 @@ struct client {
     size_t free_n;
     uint64_t generation;
     struct list waiting, delayed, finished;
-    struct list spare; /* memory of operations, for those that begin in callbacks. Of the engine, without the lock */
-    int spare_n;
+    struct
+        spare { /* memory of operations, by size, for those that begin in callbacks. Of the engine, without the lock */
+        struct list list;
+        int n;
+    } spare[SPARE_SIZES];
     int64_t live, bytes, unheard; /* unheard: callers that wait for `changed` */
     uint64_t earliest_ns;         /* no deadline is before it */
     uint64_t tick_ns, turn_ns;

@@ -6,36 +6,43 @@
 #include "rpc/rpc.h"
 
 /*
- * Memory of an operation with a body of a usual size is used again, where one follows another in a callback: what malloc() keeps at hand is smaller, and
- * its long way costs as much as the rest. Not with the address sanitizer: it would find nothing.
+ * Memory of an operation is used again where one follows another in a callback: those of a frame end together and begin together, which is more than
+ * malloc() keeps at hand. Not with the address sanitizer: it would find nothing.
  */
 #ifdef __SANITIZE_ADDRESS__
 enum { SPARE_MAX = 0 };
 #else
 enum { SPARE_MAX = 512 };
 #endif
-enum { BLOCK_MIN = 1024, BLOCK = 2048 };
+static const size_t blocks[SPARE_SIZES] = {1024, 2048}; /* for one without a body, and for a body of a usual size */
 
-static bool is_block(size_t size) {
-    return size > BLOCK_MIN && size <= BLOCK;
+/* SPARE_SIZES: of no such size. */
+static size_t block_of(size_t size) {
+    size_t i = 0;
+
+    while (i < SPARE_SIZES && size > blocks[i])
+        i++;
+    return i;
 }
 
 static struct op *take_memory(struct client *c, size_t size) {
-    if (!is_block(size))
-        return mem_alloc(size);
-    if (!client_is_engine(c) || list_empty(&c->spare))
-        return mem_alloc(BLOCK);
-    c->spare_n--;
-    return LIST_ENTRY(list_pop(&c->spare), struct op, link);
+    size_t i = block_of(size);
+
+    if (i == SPARE_SIZES || !client_is_engine(c) || list_empty(&c->spare[i].list))
+        return mem_alloc(i == SPARE_SIZES ? size : blocks[i]);
+    c->spare[i].n--;
+    return LIST_ENTRY(list_pop(&c->spare[i].list), struct op, link);
 }
 
 static void give_memory(struct client *c, struct op *op) {
-    if (c->spare_n >= SPARE_MAX || !is_block(sizeof(*op) + op->n) || !client_is_engine(c)) {
+    size_t i = block_of(sizeof(*op) + op->n);
+
+    if (i == SPARE_SIZES || !client_is_engine(c) || c->spare[i].n >= SPARE_MAX) {
         mem_free(op);
         return;
     }
-    list_add_head(&c->spare, &op->link);
-    c->spare_n++;
+    list_add_head(&c->spare[i].list, &op->link);
+    c->spare[i].n++;
 }
 
 struct op *op_new(struct client *c, const struct op_content *content, size_t n, size_t fields) {

@@ -89,13 +89,13 @@ static int64_t time_us(const struct result_time *t) {
     return t->n ? read_time(bytes_of(t->raw, t->n)) : t->us;
 }
 
-static struct result_time keep_time(struct bytes timestamp) {
-    struct result_time t = {.n = (uint8_t)timestamp.n};
+static void keep_time(struct result_time *t, struct bytes timestamp) {
+    bool fits = timestamp.n <= sizeof(t->raw);
 
-    if (timestamp.n > sizeof(t.raw))
-        return (struct result_time){.us = read_time(timestamp)};
-    memcpy(t.raw, timestamp.p, timestamp.n);
-    return t;
+    t->us = fits ? 0 : read_time(timestamp);
+    t->n = fits ? (uint8_t)timestamp.n : 0;
+    if (fits)
+        memcpy(t->raw, timestamp.p, timestamp.n);
 }
 
 /* --- what it says --- */
@@ -206,11 +206,11 @@ enum outcome result_take_status(txmsg_result *r, struct bytes status, const char
         else if (f.id == 3 && f.type == WIRE_VARINT)
             r->origin = f.value <= TXMSG_ORIGIN_ADMIN ? (int)f.value : TXMSG_ORIGIN_NONE;
         else if (f.id == 4 && f.type == WIRE_BYTES)
-            r->prepared = keep_time(f.bytes);
+            keep_time(&r->prepared, f.bytes);
         else if (f.id == 5 && f.type == WIRE_BYTES)
-            r->decided = keep_time(f.bytes);
+            keep_time(&r->decided, f.bytes);
     }
-    if (e < 0 || !bytes_eq(found, bytes_of(id, UUID_TEXT - 1))) {
+    if (e < 0 || found.n != UUID_TEXT - 1 || memcmp(found.p, id, UUID_TEXT - 1) != 0) {
         r->state = r->origin = 0;
         r->prepared = r->decided = (struct result_time){0};
         result_error(r, RPC_INTERNAL, "", "the answer is not that of this transaction");
