@@ -164,7 +164,7 @@ def test_only_what_is_wanted(world):
 
 def test_once_for_each_through_crashes(site):
     """Two replicas are killed while they deliver: every delivery that was recorded has its event, once, and the counters agree."""
-    world = site.world("outcomes", {"store.dead_after": "1s"}).start()
+    world = site.world("outcomes", {"store.dead_after": "1s", "workers": 2}).start()
     try:
         place = Place(world, world.sink(), world.sink(reply=lambda r: Reply(500) if r.headers["webhook-id"][-3] in "0123456789" else Reply(200)),
                       retry={"initial": "20ms", "max_attempts": 2})
