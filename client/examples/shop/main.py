@@ -86,7 +86,7 @@ def main():
             shop.stop()
         if args.orders is not None:
             trace.note(f"seed {args.seed}")
-        if base and (args.keep or code == 1):
+        if base and (args.keep or (code == 1 and not args.cheat)):
             trace.note(f"The logs and data are kept: {base}")
         elif base:
             shutil.rmtree(base, ignore_errors=True)
