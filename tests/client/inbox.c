@@ -6,8 +6,6 @@
 enum { DAY_S = 86400, RACE_MESSAGES = 200, RACE_THREADS = 3 };
 #define ME "points"
 
-static PGconn *a, *b, *watch;
-static struct txmsg_pq_error err;
 static char id[UUID_TEXT + 4], signed_id[UUID_TEXT + 4];
 
 static const char *message(char out[UUID_TEXT + 4], int64_t age_s, char separator, int n) {
@@ -17,21 +15,10 @@ static const char *message(char out[UUID_TEXT + 4], int64_t age_s, char separato
     return out;
 }
 
-static int setup(void **state) {
-    a = rig_connect();
-    b = rig_connect();
-    watch = rig_connect();
+static void fresh(void) {
     message(id, 0, '.', 0);
     snprintf(signed_id, sizeof(signed_id), "%s", id);
     signed_id[36] = '-';
-    return 0;
-}
-
-static int teardown(void **state) {
-    PQfinish(a);
-    PQfinish(b);
-    PQfinish(watch);
-    return 0;
 }
 
 static int enter(PGconn *db, const char *consumer, const char *message_id) {
@@ -285,33 +272,24 @@ static void test_race(void **state) {
     assert_int_equal(rig_number(watch, "SELECT count(*) FROM txmsg_inbox WHERE consumer = 'race'"), RACE_MESSAGES);
 }
 
-static int create(void **state) {
-    PGconn *db = rig_connect();
-
+static void create(PGconn *db) {
     assert_int_equal(txmsg_inbox_create(db, &err), 0);
     assert_int_equal(txmsg_inbox_create(db, &err), 0); /* again */
-    PQfinish(db);
-    return 0;
 }
-
-#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        TEST(test_once),
-        TEST(test_rolled_back),
-        TEST(test_two_at_once),
-        TEST(test_wait_has_an_end),
-        TEST(test_repeatable_read),
-        TEST(test_misuse),
-        TEST(test_failures),
-        TEST(test_version),
-        TEST(test_state),
-        TEST(test_race),
-        TEST(test_prune),
+        RIG_TEST(test_once),
+        RIG_TEST(test_rolled_back),
+        RIG_TEST(test_two_at_once),
+        RIG_TEST(test_wait_has_an_end),
+        RIG_TEST(test_repeatable_read),
+        RIG_TEST(test_misuse),
+        RIG_TEST(test_failures),
+        RIG_TEST(test_version),
+        RIG_TEST(test_state),
+        RIG_TEST(test_race),
+        RIG_TEST(test_prune),
     };
-    if (argc != 2)
-        return 2;
-    rig_dsn = argv[1];
-    return cmocka_run_group_tests(tests, create, NULL);
+    return rig_run(argc, argv, tests, ARRAY_LEN(tests), create, fresh);
 }

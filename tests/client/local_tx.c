@@ -8,23 +8,11 @@
 
 enum { DAY_S = 86400, LOCK_MS = 30000, RACE_IDS = 300 };
 
-static PGconn *a, *b, *watch; /* a: the local transaction, b: the check */
-static struct txmsg_pq_error err;
+/* a: the local transaction, b: the check */
 static char id[UUID_TEXT];
 
-static int setup(void **state) {
-    a = rig_connect();
-    b = rig_connect();
-    watch = rig_connect();
+static void fresh(void) {
     rig_id(id, 0);
-    return 0;
-}
-
-static int teardown(void **state) {
-    PQfinish(a);
-    PQfinish(b);
-    PQfinish(watch);
-    return 0;
 }
 
 static enum txmsg_decision check_of(PGconn *db, const char *tx, int lock_ms) {
@@ -324,40 +312,31 @@ static void test_race(void **state) {
     print_message("# %d of %d committed\n", committed, RACE_IDS);
 }
 
-static int create(void **state) {
-    PGconn *db = rig_connect();
-
+static void create(PGconn *db) {
     rig_sql(db, "CREATE TABLE work (id uuid PRIMARY KEY)");
     assert_int_equal(txmsg_local_tx_create(db, &err), 0);
     assert_int_equal(txmsg_local_tx_create(db, &err), 0); /* again */
     assert_non_null(strstr(txmsg_local_tx_schema(), "txmsg_local_tx"));
-    PQfinish(db);
-    return 0;
 }
-
-#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        TEST(test_committed),
-        TEST(test_rolled_back),
-        TEST(test_late_commit),
-        TEST(test_same_id_twice),
-        TEST(test_still_running),
-        TEST(test_check_waits_for_commit),
-        TEST(test_check_waits_for_rollback),
-        TEST(test_record_waits_for_commit),
-        TEST(test_record_waits_for_rollback),
-        TEST(test_two_checks),
-        TEST(test_serializable_session),
-        TEST(test_lost_connection),
-        TEST(test_misuse),
-        TEST(test_no_table),
-        TEST(test_race),
-        TEST(test_prune),
+        RIG_TEST(test_committed),
+        RIG_TEST(test_rolled_back),
+        RIG_TEST(test_late_commit),
+        RIG_TEST(test_same_id_twice),
+        RIG_TEST(test_still_running),
+        RIG_TEST(test_check_waits_for_commit),
+        RIG_TEST(test_check_waits_for_rollback),
+        RIG_TEST(test_record_waits_for_commit),
+        RIG_TEST(test_record_waits_for_rollback),
+        RIG_TEST(test_two_checks),
+        RIG_TEST(test_serializable_session),
+        RIG_TEST(test_lost_connection),
+        RIG_TEST(test_misuse),
+        RIG_TEST(test_no_table),
+        RIG_TEST(test_race),
+        RIG_TEST(test_prune),
     };
-    if (argc != 2)
-        return 2;
-    rig_dsn = argv[1];
-    return cmocka_run_group_tests(tests, create, NULL);
+    return rig_run(argc, argv, tests, ARRAY_LEN(tests), create, fresh);
 }

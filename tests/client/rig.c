@@ -2,14 +2,17 @@
 
 #include "base/clock.h"
 
-const char *rig_dsn;
+PGconn *a, *b, *watch;
+struct txmsg_pq_error err;
+static const char *dsn;
+static void (*make)(PGconn *db), (*renew)(void);
 
 static void on_notice(void *arg, const char *text) {
     UNUSED(arg); /* "already exists" */
 }
 
 PGconn *rig_connect(void) {
-    PGconn *db = PQconnectdb(rig_dsn);
+    PGconn *db = PQconnectdb(dsn);
 
     if (PQstatus(db) != CONNECTION_OK)
         fail_msg("%s", PQerrorMessage(db));
@@ -55,10 +58,10 @@ const char *rig_id(char id[UUID_TEXT], int64_t age_s) {
     return id;
 }
 
-void rig_wait_blocked(PGconn *watch, int pid) {
+void rig_wait_blocked(PGconn *db, int pid) {
     uint64_t until = clock_mono_ns() + 30 * NS_PER_S;
 
-    while (rig_number(watch, "SELECT cardinality(pg_blocking_pids(%d))", pid) == 0)
+    while (rig_number(db, "SELECT cardinality(pg_blocking_pids(%d))", pid) == 0)
         if (clock_mono_ns() > until)
             fail_msg("backend %d does not wait for a lock", pid);
 }
@@ -72,4 +75,37 @@ pthread_t rig_thread(void *(*fn)(void *), void *arg) {
 
 void rig_join(pthread_t t) {
     assert_int_equal(pthread_join(t, NULL), 0);
+}
+
+int rig_setup(void **state) {
+    a = rig_connect();
+    b = rig_connect();
+    watch = rig_connect();
+    renew();
+    return 0;
+}
+
+int rig_teardown(void **state) {
+    PQfinish(a);
+    PQfinish(b);
+    PQfinish(watch);
+    return 0;
+}
+
+static int create_all(void **state) {
+    PGconn *db = rig_connect();
+
+    make(db);
+    PQfinish(db);
+    return 0;
+}
+
+int rig_run(int argc, char **argv, const struct CMUnitTest *tests, size_t n, void (*create)(PGconn *db),
+            void (*fresh)(void)) {
+    if (argc != 2)
+        return 2;
+    dsn = argv[1];
+    make = create;
+    renew = fresh;
+    return _cmocka_run_group_tests("tests", tests, n, create_all, NULL);
 }

@@ -127,3 +127,28 @@ def make_engine(kind, page, site, name):
             pytest.skip("no MariaDB: apt-get install mariadb-server-core")
         pytest.importorskip("pymysql", reason="no PyMySQL: see tests/requirements.txt")
     return kind(page, site, name)
+
+
+def engine_fixture(page, prefix, *statements):
+    """For a module: each engine in turns, with the schema of the page and what these statements make."""
+    @pytest.fixture(scope="module", params=[PostgreSQL, MySQL, SQLite], ids=lambda k: k.__name__)
+    def engine(request, site):
+        made = make_engine(request.param, page, site, f"{prefix}_{request.param.__name__.lower()}")
+        try:
+            session = made.session()
+            for statement in [*made.recipes["schema"] * 2, *statements]: # the schema may run again
+                made.execute(session, statement)
+            yield made
+        finally:
+            made.close()
+
+    return engine
+
+
+def session_fixture():
+    """A session of the module's engine, for each test."""
+    @pytest.fixture
+    def session(engine):
+        return engine.session()
+
+    return session

@@ -3,35 +3,12 @@
 import threading
 
 import pytest
-from harness.engines import MySQL, PostgreSQL, SQLite, make_engine
+from harness.engines import PostgreSQL, SQLite, engine_fixture, session_fixture
 from harness.ids import uuid7
 
 DAY = 86400
-
-
-@pytest.fixture(scope="module", params=[PostgreSQL, MySQL, SQLite], ids=lambda k: k.__name__)
-def engine(request, site):
-    made = make_engine(request.param, "consumers.md", site, f"inbox_{request.param.__name__.lower()}")
-    try:
-        session = made.session()
-        for _ in range(2): # the schema may run again
-            for statement in made.recipes["schema"]:
-                made.execute(session, statement)
-        made.execute(session, "CREATE TABLE account (points int)")
-        made.execute(session, "INSERT INTO account VALUES (0)")
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def one(engine):
-    return engine.session()
-
-
-@pytest.fixture
-def two(engine):
-    return engine.session()
+engine = engine_fixture("consumers.md", "inbox", "CREATE TABLE account (points int)", "INSERT INTO account VALUES (0)")
+one, two = session_fixture(), session_fixture()
 
 
 def points(engine):

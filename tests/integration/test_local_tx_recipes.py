@@ -4,34 +4,12 @@ do to each other, whichever comes first."""
 import threading
 
 import pytest
-from harness.engines import MySQL, PostgreSQL, SQLite, make_engine
+from harness.engines import engine_fixture, session_fixture
 from harness.ids import uuid7
 
 PAGE = "local-transaction-record.md"
-
-
-@pytest.fixture(scope="module", params=[PostgreSQL, MySQL, SQLite], ids=lambda k: k.__name__)
-def engine(request, site):
-    made = make_engine(request.param, PAGE, site, f"local_tx_{request.param.__name__.lower()}")
-    try:
-        session = made.session()
-        for _ in range(2): # the schema may run again
-            for statement in made.recipes["schema"]:
-                made.execute(session, statement)
-        made.execute(session, "CREATE TABLE work (id char(36) PRIMARY KEY)")
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def local(engine):
-    return engine.session()
-
-
-@pytest.fixture
-def other(engine):
-    return engine.session()
+engine = engine_fixture(PAGE, "local_tx", "CREATE TABLE work (id char(36) PRIMARY KEY)")
+local, other = session_fixture(), session_fixture()
 
 
 def begin(engine, session, tx):
