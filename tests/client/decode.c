@@ -51,11 +51,14 @@ int main(int argc, char **argv) {
     txmsg_event *ev;
     size_t n = 0, size;
 
-    for (char *name; *(name = take(&size)); n++) {
+    char *name, *given[2 * HEADERS_MAX];
+
+    for (; *(name = take(&size)); n++) {
         if (argc < 2 || n == HEADERS_MAX)
             return 2;
         h[n].name = name, h[n].name_size = size;
-        h[n].value = take(&h[n].value_size);
+        h[n].value = given[2 * n + 1] = take(&h[n].value_size);
+        given[2 * n] = name;
         if (strcmp(name, "content-type") == 0)
             type = h[n].value;
     }
@@ -67,5 +70,9 @@ int main(int argc, char **argv) {
     if (r == TXMSG_OK)
         show(ev);
     txmsg_event_free(ev);
+    free(body);
+    free(name); /* the empty one, which ends the headers */
+    for (size_t i = 0; i < 2 * n; i++)
+        free(given[i]);
     return 0;
 }

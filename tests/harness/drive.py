@@ -3,7 +3,7 @@
 import re
 import subprocess
 
-from . import BUILD
+from . import client_program
 
 
 class Drive:
@@ -17,7 +17,7 @@ class Drive:
         words = [w for s in servers for w in ("--server", s)] + ["--producer", producer]
         for name, value in options.items():
             words += [f"--{name.replace('_', '-')}", str(value)]
-        self.process = subprocess.Popen([BUILD / "tests/client" / self.program, *words], stdin=subprocess.PIPE,
+        self.process = subprocess.Popen([*client_program(self.program), *words], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True, bufsize=1)
 
     def tell(self, *words):

@@ -3,13 +3,13 @@
 import subprocess
 
 import pytest
-from harness import BUILD
+from harness import client_program
 
 
 @pytest.mark.parametrize("program", ["inbox", "local-tx"])
 def test_program(site, program):
     name = f"pq_{program.replace('-', '_')}"
     site.postgres.create_database(name)
-    done = subprocess.run([BUILD / f"tests/client/pq-{program}", site.postgres.dsn(name)], stdout=subprocess.PIPE,
+    done = subprocess.run([*client_program(f"pq-{program}"), site.postgres.dsn(name)], stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout[-6000:]

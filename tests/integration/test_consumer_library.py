@@ -5,7 +5,7 @@ import subprocess
 import pika
 import pytest
 import webhook
-from harness import BUILD
+from harness import client_program
 from harness.client import message
 from harness.ids import uuid7
 from harness.world import subscription
@@ -22,7 +22,7 @@ def decode(protocol, headers, body, *secret):
         return f"{len(value)}:".encode() + value
 
     data = b"".join(piece(name.encode()) + piece(value) for name, value in headers) + piece(b"") + piece(body)
-    done = subprocess.run([BUILD / "tests/client/decode", protocol, *secret], input=data, stdout=subprocess.PIPE, timeout=30,
+    done = subprocess.run([*client_program("decode"), protocol, *secret], input=data, stdout=subprocess.PIPE, timeout=30,
                           check=True)
     outcome, *lines = done.stdout.decode().splitlines()
     parts = dict(line.split("=", 1) for line in lines)

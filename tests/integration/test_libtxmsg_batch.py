@@ -97,7 +97,8 @@ def test_get_of_a_delivery_that_fails(world, drive):
             return seen if seen["delivery0"].split("/")[1] == RETRYING else None
 
         seen = wait_until(retrying, 30, "its first attempt has failed")
-        assert seen["delivery0"].split("/")[2:] == ["1", "1"] and "503" in seen["text"]
+        attempts, planned = map(int, seen["delivery0"].split("/")[2:])
+        assert attempts >= 1 and planned == 1 and "503" in seen["text"]
 
 
 def test_get_of_what_nobody_knows(world, drive):
