@@ -5,7 +5,7 @@
  *   cancel ID TIMEOUT_MS
  *   transaction ID TOPIC BODY DECISION TIMEOUT_MS    DECISION: committed, rolled_back, undecided, wait (until a line comes), jump,
  *                                          complete, misplace (the body of message 0, or of message 1, is the id)
- *   async, flood, threads, batch, batches, get    drive.h
+ *   async, flood, threads, batch, batches, pairs, get    drive.h
  *   checked                                with --check DECISION: how many were answered, and what the last one said
  *   flush TIMEOUT_MS, free, fork, misuse TOPIC; clear: the bodies that a transaction left in the options
  */
@@ -245,6 +245,8 @@ static void obey(struct drive *d, char **w) {
         drive_batch(d, w);
     } else if (strcmp(w[0], "batches") == 0) {
         drive_batches(d, (int)strtol(w[1], NULL, 10), (int)strtol(w[2], NULL, 10), w[3]);
+    } else if (strcmp(w[0], "pairs") == 0) {
+        drive_pairs(d, (int)strtol(w[1], NULL, 10), w[2]);
     } else if (strcmp(w[0], "get") == 0) {
         drive_get(d, w);
     } else if (strcmp(w[0], "clear") == 0) {

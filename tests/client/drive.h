@@ -19,9 +19,11 @@ void drive_async(struct drive *d, int n, const char *topic);
 void drive_flood(struct drive *d, int n, const char *topic);
 void drive_threads(struct drive *d, int threads, int n, const char *topic);
 
-/* drive_batch.c. "batch TOPIC OPERATION..."; "batches N M TOPIC": N batches of M publishes; "get ID TIMEOUT_MS [bodies|async]" */
+/* drive_batch.c. "batch TOPIC OPERATION..."; "batches N M TOPIC": N batches of M publishes; "pairs N TOPIC": one of N
+ * prepares, each with its confirm; "get ID TIMEOUT_MS [bodies|async]" */
 void drive_batch(struct drive *d, char **w);
 void drive_batches(struct drive *d, int batches, int each, const char *topic);
+void drive_pairs(struct drive *d, int n, const char *topic);
 void drive_get(struct drive *d, char **w);
 /* How many of its calls were refused as wrong; it makes *of of them. */
 size_t drive_misuse_batch(struct drive *d, const txmsg_message *const *one, size_t *of);

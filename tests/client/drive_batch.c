@@ -80,6 +80,23 @@ void drive_batches(struct drive *d, int batches, int each, const char *topic) {
     txmsg_message_free(message);
 }
 
+void drive_pairs(struct drive *d, int n, const char *topic) {
+    static txmsg_operation operations[ITEMS_MAX];
+    static txmsg_id ids[ITEMS_MAX / 2];
+    txmsg_message *message = txmsg_message_new(topic);
+    const txmsg_message *const one[] = {message};
+
+    ASSERT(n <= ITEMS_MAX / 2);
+    for (int i = 0; i < n; i++) {
+        ids[i].text[0] = '\0';
+        operations[2 * i] = (txmsg_operation){.kind = TXMSG_PREPARE, .id = &ids[i], .messages = one, .n = 1};
+        operations[2 * i + 1] = (txmsg_operation){.kind = TXMSG_CONFIRM, .id = &ids[i]};
+    }
+    printf("%s\n", txmsg_status_name(txmsg_batch(d->client, operations, (size_t)n * 2, NULL)));
+    fflush(stdout);
+    txmsg_message_free(message);
+}
+
 /* --- reading --- */
 
 static void say_view(const txmsg_result *r) {

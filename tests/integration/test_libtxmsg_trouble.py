@@ -123,6 +123,7 @@ def test_a_frozen_service_is_unknown_and_found_out_later(fixed):
         fixed.txmsgd.freeze()
         try:
             answer = drive("confirm", tx, 1500)
+            assert drive("get", tx, 700)["status"] == "UNAVAILABLE" # it stores nothing: there is nothing to find out
         finally:
             fixed.txmsgd.thaw()
         assert (answer["status"], answer["code"]) == ("UNKNOWN", "DEADLINE_EXCEEDED")
@@ -151,5 +152,8 @@ def test_overload_is_waited_out(site):
             assert counts(drive("flood", 2000, topic)).get("OK") == 2000
         with Drive(made.txmsgd.grpc, timeout=60000, unary=1) as drive:
             assert counts(drive("flood", 500, topic)).get("OK") == 500
+        for unary in (0, 1): # a confirm waits for its prepare, which is repeated
+            with Drive(made.txmsgd.grpc, timeout=60000, unary=unary) as drive:
+                assert drive("pairs", 400, topic)["status"] == "OK"
     finally:
         made.close()
