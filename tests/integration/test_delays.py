@@ -1,6 +1,7 @@
 """deliver_at and expire_at: never early, once, through restart and takeover; what expired is discarded, counted and shown."""
 
 import contextlib
+import threading
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from harness.client import CONFIRMED, DELIVERY, PREPARED, admin_pb2, message, pr
 from harness.ids import uuid7
 from harness.peers import Reply
 from harness.pipeline import Pipe
+from harness.system import memory
 from harness.world import metric, subscription
 from servers.process import wait_until
 
@@ -229,6 +231,53 @@ def test_many_due_at_once(world, client):
     got = [r.headers["webhook-id"] for r in sink.got()]
     assert sorted(got) == sorted(f"{tx}-0" for tx in [*ids, marker])
     assert metric(world.txmsgd, "txmsg_stale_deliveries_total") == 0
+
+
+STORM = {"count": 100000, "ahead": 30, "rate": 200, "concurrency": 8}
+
+
+def test_hundred_thousand_due_at_once_are_no_storm(world, client):
+    """None is early, then they come at the subscription's rate and within its concurrency, as the endpoint counts; the daemon's memory does not know
+    how many wait; and a subscription beside is served as if there were none."""
+    watched, beside, lock = Watched(world), world.sink(), threading.Lock()
+    now_there = most = 0
+
+    def slowly(request):
+        nonlocal now_there, most
+        with lock:
+            now_there += 1
+            most = max(most, now_there)
+        time.sleep(0.02) # so that those at the same time meet
+        with lock:
+            now_there -= 1
+        return Reply(200)
+
+    watched.sink.reply = slowly
+    topic = world.unique("t")
+    world.apply(topics=[topic], producers=["shop"], subscriptions=[
+        subscription(topic, topic, watched.sink, concurrency=STORM["concurrency"], rate=STORM["rate"])])
+    other = world.topic(http=beside)
+    before = memory(world.txmsgd.process.pid)[0]
+    due = now(world) + STORM["ahead"]
+    for _ in range(STORM["count"] // 2500):
+        requests = [publish_request([delayed(topic, due, b"") for _ in range(50)], tx=uuid7()) for _ in range(50)]
+        assert all(result_state(r) == CONFIRMED for r in client.batch(requests))
+    wait_until(lambda: world.sql("SELECT count(*) FROM delivery_due d JOIN subscription s ON s.id = d.sub WHERE s.name = %s", topic)[0][0] == STORM["count"],
+               STORM["ahead"], "all of them wait")
+    assert now(world) < due and not watched.sink.got(), "they come due together"
+    wait_until(lambda: len(watched.sink.got()) > 2 * STORM["rate"], STORM["ahead"] + 60, "it has begun")
+    for _ in range(5):
+        tx = client.publish([message(other)], tx=uuid7()).transaction_id
+        beside.wait_for(tx, timeout=10)
+    wait_until(lambda: len(watched.sink.got()) > 10 * STORM["rate"], 120, "ten seconds' worth")
+    times = [r.at for r in watched.sink.got()]
+    assert min(times) + watched.offset >= due - watched.error
+    seconds = max(times) - min(times)
+    assert len(times) <= STORM["rate"] * (seconds + 1) + 20, f"{len(times)} in {seconds:.1f} s"
+    assert 1 < most <= 2 * STORM["concurrency"], "of two workers"
+    grown = memory(world.txmsgd.process.pid)[0] - before
+    assert grown < 160 << 20, f"{grown >> 20} MiB more"
+    world.ctl("delete", "subscription", topic, "--yes")
 
 
 @pytest.mark.parametrize("end", ["kill", "stop"])
