@@ -1,7 +1,10 @@
 """Subscriptions at run time: seen one by one and as lists, paused, filtered, slowed down; and who did it."""
 
+import contextlib
+import threading
+
 import pytest
-from harness.client import DELIVERY, message, refused
+from harness.client import DELIVERY, Client, message, refused
 from harness.ids import uuid7
 from harness.peers import Reply
 from harness.world import subscription
@@ -123,6 +126,22 @@ def test_rate(world, client):
     assert at[-1] - at[0] >= (40 - 3) / 20 * 0.9, "faster than the declared rate"
 
 
+def test_rate_is_shared_by_replicas(world, client):
+    """What two replicas send comes to the declared rate, not to twice of it."""
+    second, sink, topic = world.daemon("rate-second").start(), world.sink(), world.unique("rate")
+    try:
+        world.apply(topics=[topic], producers=["shop"], subscriptions=[subscription(topic, topic, sink, rate=20)])
+        with contextlib.closing(Client(second.grpc)) as there:
+            ids = [publish(c, topic) for _ in range(60) for c in (client, there)]
+        for tx in ids:
+            sink.wait_for(tx, timeout=60)
+        at = sorted(r.at for r in sink.got())
+        assert len(at) == 120
+        assert at[-1] - at[0] >= (120 - 26) / 20 * 0.9, "a second's worth is for what was sent before they knew of each other"
+    finally:
+        second.close()
+
+
 def test_command_line(world, client):
     topic = world.topic(out={"discard": {}})
     name = f"{topic}-out"
@@ -172,6 +191,42 @@ def test_breaker_by_policy(world, client):
         topic, topic, {"http": {"url": sink.url("/changed")}}, retry={"initial": "1h", "max": "1h"}, concurrency=1)])
     wait_until(lambda: len({r.headers["ce-id"] for r in sink.got() if r.path == "/changed"}) >= len(ids) - 2 * workers, 30,
                "those that were not tried are delivered when the sink is another one")
+
+
+def test_breaker_tries_one_at_a_time(world, client):
+    """While its one try has no answer nothing else is sent, however long that takes; then, with a success, all of it."""
+    sink, topic, answered, lock = world.sink(), world.unique("half-open"), threading.Event(), threading.Lock()
+    sink.reply = Reply(500)
+    under_way = most = 0
+
+    def hold(request):
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        assert answered.wait(120)
+        with lock:
+            under_way -= 1
+        return Reply(200)
+
+    world.apply(topics=[topic], producers=["shop"], subscriptions=[subscription(
+        topic, topic, {"http": {"url": sink.url("/"), "timeout": "2m"}}, retry={"initial": "1h", "max": "1h"}, concurrency=16,
+        breaker={"failures": 2, "open": "500ms", "max_open": "500ms"})])
+    workers = world.sql("SELECT count(*) FROM worker")[0][0]
+    for _ in range(4 * workers):
+        publish(client, topic)
+    wait_until(lambda: f"subscription {topic}: parked after 2 failures" in world.txmsgd.log.read_text(), 20, "it is parked")
+    sink.reply = hold
+    ids = [publish(client, topic) for _ in range(20 * workers)]
+    wait_until(lambda: under_way, 30, "it is tried")
+    until = world.sql("SELECT clock_timestamp() + interval '2 s'")[0][0] # four times as long as until a try
+    wait_until(lambda: world.sql("SELECT clock_timestamp() > %s", until)[0][0], 60, "time passes")
+    marker = world.topic(nowhere={"discard": {}})
+    world.wait_delivery(publish(client, marker), f"{marker}-nowhere", DELIVERED)
+    assert most <= workers, "each worker has one try"
+    answered.set()
+    for tx in ids:
+        sink.wait_for(tx)
 
 
 def test_breaker_beyond_limits(world):
