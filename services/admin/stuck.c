@@ -112,9 +112,12 @@ static void audit(struct stuck *j) {
     pg_param_text(&p, j->kind == OP_CONFIRM ? "stuck.resolve COMMITTED" : "stuck.resolve ROLLED_BACK");
     pg_param_text(&p, id);
     pg_param_text(&p, j->reason);
-    if (pg_query_sql(job_conn(&j->job),
-                     "INSERT INTO audit (actor, act, object, reason) VALUES ($1::text, $2::text, $3::text, $4::text)",
-                     &p, ignore, NULL) < 0)
+    pg_param_text(&p, j->kind == OP_CONFIRM ? "CONFIRMED" : "CANCELLED");
+    if (pg_query_sql(
+            job_conn(&j->job),
+            "INSERT INTO audit (actor, act, object, reason, before, after) VALUES ($1::text, $2::text, $3::text,"
+            " $4::text, jsonb_build_object('state', 'STUCK'), jsonb_build_object('state', $5::text))",
+            &p, ignore, NULL) < 0)
         LOG_WARN("admin", "an audit row was not written: the store is away");
 }
 

@@ -71,8 +71,8 @@ static const struct pg_stmt replay_stmts[] = {
      "WITH e AS (SELECT id FROM replay WHERE id = $1::uuid AND state = 1 FOR UPDATE),"
      " gone AS (DELETE FROM replay_due d USING e WHERE d.replay = e.id)," FOLD
      " ended AS (UPDATE replay t SET state = 3," FOLDED " FROM sums z WHERE t.id = z.id RETURNING t.id)"
-     " INSERT INTO audit (actor, act, object, reason) SELECT $2::text, 'replay.cancel', 'replay/' || id, $3::text"
-     " FROM ended"},
+     " INSERT INTO audit (actor, act, object, reason, before, after) SELECT $2::text, 'replay.cancel', 'replay/' || id,"
+     " $3::text, jsonb_build_object('state', 'RUNNING'), jsonb_build_object('state', 'CANCELLED') FROM ended"},
     {"subscription", SUBSCRIPTION("$1::text")},
     {"count_time",
      "WITH r AS MATERIALIZED (SELECT q.*, $2::text AS producer FROM (" SUBSCRIPTION("$1::text") ") q)"

@@ -32,8 +32,9 @@ static const char raise_sql[] = "UPDATE cfg SET epoch = epoch + 1 WHERE EXISTS (
                                 " WHERE name = $1::text AND state = $2::text)";
 static const char set_sql[] =
     "WITH u AS (UPDATE subscription SET state = $2::text WHERE name = $1::text AND state = $3::text RETURNING name)"
-    " INSERT INTO audit (actor, act, object, reason) SELECT $4::text, $5::text, 'subscription/' || u.name, $6::text"
-    " FROM u";
+    " INSERT INTO audit (actor, act, object, reason, before, after)"
+    " SELECT $4::text, $5::text, 'subscription/' || u.name, $6::text,"
+    " jsonb_build_object('state', $3::text), jsonb_build_object('state', $2::text) FROM u";
 static const char see_sql[] = "SELECT epoch, EXISTS (SELECT FROM subscription WHERE name = $1::text"
                               " AND state = $2::text) FROM cfg";
 static const char ask_sql[] =

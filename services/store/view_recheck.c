@@ -21,10 +21,12 @@ static const struct pg_stmt stmts[] = {
      "WITH t AS MATERIALIZED (" PICKED " FOR UPDATE OF c SKIP LOCKED),"
      " u AS (UPDATE check_due c SET state = 0, unknowns = 0, failures = 0, due = now(), token = c.token + 1"
      " FROM t WHERE c.tx = t.tx RETURNING c.tx),"
-     " noted AS (INSERT INTO audit (actor, act, object, reason, after)"
-     " SELECT $6::text, 'stuck.recheck', coalesce($3::text, '*'), $7::text, jsonb_build_object('count', count(*)) FROM u"
+     " noted AS (INSERT INTO audit (actor, act, object, reason, before, after)"
+     " SELECT $6::text, 'stuck.recheck', coalesce($3::text, '*'), $7::text,"
+     " jsonb_build_object('state', 'STUCK', 'count', count(*)), jsonb_build_object('state', 'PREPARED', 'count', count(*)) FROM u"
      " WHERE $4::uuid[] IS NULL HAVING count(*) > 0 UNION ALL"
-     " SELECT $6::text, 'stuck.recheck', u.tx::text, $7::text, NULL FROM u WHERE $4::uuid[] IS NOT NULL) " ANSWER("u")},
+     " SELECT $6::text, 'stuck.recheck', u.tx::text, $7::text, jsonb_build_object('state', 'STUCK'),"
+     " jsonb_build_object('state', 'PREPARED') FROM u WHERE $4::uuid[] IS NOT NULL) " ANSWER("u")},
     {NULL, NULL},
 };
 /* clang-format on */

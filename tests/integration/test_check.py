@@ -239,6 +239,8 @@ class TestStuck:
         world.ctl(*resolve)
         view = client.get(stuck)
         assert (view.state, view.origin, view.actor, view.reason) == (state, ADMIN, "ann", "asked the shop")
+        noted = wait_until(lambda: world.sql("SELECT actor, reason, before, after FROM audit WHERE object = %s", stuck), 20, "it is in the audit")
+        assert noted == [("ann", "asked the shop", {"state": "STUCK"}, {"state": "CONFIRMED" if state == CONFIRMED else "CANCELLED"})]
         world.ctl(*resolve)
         if state == CONFIRMED:
             sink.wait_for(stuck)
@@ -255,8 +257,8 @@ class TestStuck:
         endpoint.decide(stuck, "UNKNOWN", "COMMITTED")
         world.ctl("stuck", "recheck", stuck, other, uuid7(), "--reason", "the shop is well again", "--actor", "ann")
         assert world.wait_state(stuck, CONFIRMED).origin == CHECK
-        assert world.sql("SELECT actor, reason FROM audit WHERE act = 'stuck.recheck' AND object = %s", stuck) == [
-            ("ann", "the shop is well again")]
+        assert world.sql("SELECT actor, reason, before, after FROM audit WHERE act = 'stuck.recheck' AND object = %s", stuck) == [
+            ("ann", "the shop is well again", {"state": "STUCK"}, {"state": "PREPARED"})]
         assert not world.sql("SELECT FROM audit WHERE object = %s", other)
         assert client.get(other).state == PREPARED and not endpoint.got(other)
         client.cancel(other)

@@ -231,6 +231,7 @@ def test_cancel(world, client):
     assert len(again(sink, replay)) <= sent + 1 < 40
     entries = client.admin.ListAudit(admin_pb2.ListAuditRequest(target=f"replay/{replay.replay_id}"), timeout=20).entries
     assert [(e.action, e.actor, e.reason) for e in entries] == [("replay.cancel", "bob", "wrong day"), ("replay.start", "rpc", "")]
+    assert entries[0].detail == '{"after": {"state": "CANCELLED"}, "before": {"state": "RUNNING"}}'
     with refused("NOT_FOUND", "REPLAY_NOT_FOUND"):
         client.admin.CancelReplay(admin_pb2.CancelReplayRequest(replay_id=uuid7()), timeout=30)
 

@@ -153,6 +153,8 @@ def test_command_line(world, client):
     assert "delivers again" in world.ctl("resume", name)
     audit = world.ctl("audit", "--target", f"subscription/{name}", "--by", "ann")
     assert "subscription.pause" in audit and "a drill" in audit and "resume" not in audit
+    assert world.sql("SELECT before, after FROM audit WHERE object = %s AND act LIKE 'subscription.%%' ORDER BY id", f"subscription/{name}") == [
+        ({"state": "active"}, {"state": "paused"}), ({"state": "paused"}, {"state": "active"})]
     assert world.ctl.run("pause", "no-such").returncode == 1
 
 
