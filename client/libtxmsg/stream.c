@@ -85,14 +85,16 @@ void stream_cancel(struct stream *s) {
 }
 
 static void batch_done(struct stream *s, uint64_t now) {
+    grpc_call *call = s->call;
+
     if (--s->pending > 0)
         return;
-    grpc_call_unref(s->call);
     s->call = NULL;
     s->failures++;
     s->retry_ns = now + (uint64_t)backoff_delay_ms(&pause, s->failures, backoff_random()) * NS_PER_MS;
     s->kind->closed(s, now);
     grpc_slice_unref(s->details);
+    grpc_call_unref(call); /* the trailers were its */
 }
 
 static void on_over(struct client *c, struct event *ev, bool ok) {
