@@ -129,6 +129,7 @@ void check_response(struct txmsg_check *check, Txmsg__V1__CheckResponse *ret) {
         [TXMSG_UNDECIDED] = TXMSG__V1__CHECK_VERDICT__CHECK_VERDICT_UNKNOWN,
         [TXMSG_COMMITTED] = TXMSG__V1__CHECK_VERDICT__CHECK_VERDICT_COMMITTED,
         [TXMSG_ROLLED_BACK] = TXMSG__V1__CHECK_VERDICT__CHECK_VERDICT_ROLLED_BACK,
+        [TXMSG_NO_ANSWER] = TXMSG__V1__CHECK_VERDICT__CHECK_VERDICT_UNSPECIFIED,
     };
 
     txmsg__v1__check_response__init(ret);

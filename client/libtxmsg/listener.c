@@ -25,7 +25,7 @@ static void ask(struct client *c, struct txmsg_check *check) {
     pthread_mutex_unlock(&c->lock);
     d = c->o->listener(c->o->listener_arg, check);
     pthread_mutex_lock(&c->lock);
-    check->decision = d == TXMSG_COMMITTED || d == TXMSG_ROLLED_BACK ? d : TXMSG_UNDECIDED;
+    check->decision = (unsigned)d <= TXMSG_NO_ANSWER ? d : TXMSG_UNDECIDED;
     check->answered(check);
 }
 

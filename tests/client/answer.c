@@ -1,7 +1,9 @@
 /*
  * A producer whose checks are asked at an address of its own: tests/integration/test_check_server.py tells it by lines what to do, and it answers each with
- * a line. What a check is answered stands in the body of its first message: committed, rolled_back, undecided. A message whose body was to come later gets
+ * a line. What a check is answered stands in the body of its first message: committed, rolled_back, no_answer, else undecided. A message whose body was to come later gets
  * --later bytes of `x`, and is committed.
+ *
+ *   --at -               over streams instead
  *
  *   count                what the listener was asked, what it has now, and whether it could free the client
  *   hold, release        from now on it waits; it goes on. No answer
@@ -42,6 +44,7 @@ static enum txmsg_decision decision_of(const txmsg_check *check) {
     }
     return n == 9 && memcmp(body, "committed", n) == 0      ? TXMSG_COMMITTED
            : n == 11 && memcmp(body, "rolled_back", n) == 0 ? TXMSG_ROLLED_BACK
+           : n == 9 && memcmp(body, "no_answer", n) == 0    ? TXMSG_NO_ANSWER
                                                             : TXMSG_UNDECIDED;
 }
 
@@ -72,7 +75,7 @@ static int make(const char *server, const char *address, int threads, txmsg_clie
     ASSERT(txmsg_options_set_producer(o, producer) == TXMSG_OK);
     ASSERT(txmsg_options_set_check_listener(o, listen_to, &asked) == TXMSG_OK);
     ASSERT(txmsg_options_set_check_threads(o, threads) == TXMSG_OK);
-    ASSERT(txmsg_options_set_check_address(o, address) == TXMSG_OK);
+    ASSERT(txmsg_options_set_check_address(o, address[0] == '-' ? NULL : address) == TXMSG_OK);
     errno = 0;
     e = txmsg_client_new(o, ret);
     int why = errno;

@@ -95,6 +95,15 @@ def test_unknown_is_asked_again(world, topic, serve):
     assert view.state == PREPARED and view.checks.unknowns >= 1
 
 
+@pytest.mark.parametrize("at", ["127.0.0.1:0", "-"], ids=["address", "streams"])
+def test_what_cannot_be_found_out_does_not_count(world, topic, serve, at):
+    answerer = serve(at=at, policy={"max_unknowns": 2} if at != "-" else {"max_unknowns": 2, "endpoints": []})
+    tx = prepare(world, topic, serve.producer, "no_answer")
+    wait_until(lambda: int(answerer("count")["asked"]) >= 4, 60, "it is asked more often than it may be unknown")
+    view = world.client.get(tx)
+    assert (view.state, view.checks.unknowns) == (PREPARED, 0) and "without a decision" in view.checks.last_error
+
+
 def test_many_at_once(world, topic, serve):
     """They come in batches; each gets its own answer."""
     answerer = serve(threads=4)

@@ -10,14 +10,16 @@ enum { LOCK_MS = 1000 };
 static enum txmsg_decision on_check(void *arg, const txmsg_check *check) {
     static const char *const words[] = {"UNKNOWN", "COMMITTED", "ROLLED_BACK"};
     const char *id = txmsg_check_id(check)->text;
-    enum txmsg_decision d = TXMSG_UNDECIDED; /* what cannot be found out is asked again */
+    enum txmsg_decision d;
     struct txmsg_pq_error e = {"", ""};
     PGconn *db = db_open();
 
-    if (db && txmsg_local_tx_check(db, id, LOCK_MS, &d, &e) != TXMSG_OK)
-        say("asked what became of %s: %s", id, e.text);
-    else
+    if (db && txmsg_local_tx_check(db, id, LOCK_MS, &d, &e) == TXMSG_OK) {
         say("asked what became of %s: %s", id, words[d]);
+    } else {
+        say("asked what became of %s: %s", id, e.text);
+        d = TXMSG_NO_ANSWER;
+    }
     PQfinish(db);
     return d;
 }

@@ -16,7 +16,8 @@ extern "C" {
 
 /*
  * Says what became of the local transaction: TXMSG_COMMITTED; TXMSG_ROLLED_BACK only if it cannot commit any more; TXMSG_UNDECIDED while it
- * may still run, when the database cannot be asked, and in every doubt: the service asks again. Answer from the primary database.
+ * may still run, and in every doubt: the service asks again, but not for ever; TXMSG_NO_ANSWER when the database cannot be asked: the service
+ * asks again, for as long as it takes. Answer from the primary database.
  *
  * Comes on threads of the library made for it, as many at a time as the options say. It may wait, and call functions of the client that wait, but not
  * txmsg_client_free() (TXMSG_ERROR_CALLBACK), which waits for it. It must not throw, and not leave by longjmp(). An answer counts only if it comes before

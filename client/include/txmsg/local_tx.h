@@ -47,7 +47,7 @@ TXMSG_API int txmsg_local_tx_commit_record(PGconn *db, const char *id, struct tx
  *
  * TXMSG_OK and *ret: TXMSG_COMMITTED or TXMSG_ROLLED_BACK for good, the latter once it is durable; TXMSG_UNDECIDED if the local
  * transaction still runs, or the id is older than what was pruned. An error is no answer (*ret is TXMSG_UNDECIDED):
- * answer the check with an error, so that it counts as a failure and is asked again.
+ * answer the check with an error (TXMSG_NO_ANSWER of a listener), so that it counts as a failure and is asked again.
  */
 TXMSG_API int txmsg_local_tx_check(PGconn *db, const char *id, int lock_ms, enum txmsg_decision *ret,
                                    struct txmsg_pq_error *e);

@@ -73,7 +73,9 @@ enum txmsg_decision {
     /* It committed. */
     TXMSG_COMMITTED = 1,
     /* It rolled back, and cannot commit any more. */
-    TXMSG_ROLLED_BACK = 2
+    TXMSG_ROLLED_BACK = 2,
+    /* Of a check: it cannot be found out now. The check failed, and is made again; unlike TXMSG_UNDECIDED it does not count towards STUCK. */
+    TXMSG_NO_ANSWER = 3
 };
 
 /*
