@@ -1,5 +1,7 @@
 """Topology: applied while the service runs, idempotent, checked as a whole; where a new subscription begins."""
 
+import contextlib
+import threading
 import time
 
 import pytest
@@ -251,3 +253,56 @@ def test_second_daemon_hears_of_it(world, client):
     finally:
         other.close()
         second.stop()
+
+
+def test_changes_under_load(world, client):
+    """Two replicas take messages without a break while the subscription gets other URLs, is paused and resumed: each message arrives, and nothing that was
+    published two seconds after a change is sent the old way, by either replica."""
+    second = world.daemon("under-load").start()
+    sink, topic, stopping = world.sink(), world.unique("load"), threading.Event()
+    published = {}  # id: when it was answered
+
+    def change(path):
+        world.ctl.apply({"topics": [{"name": topic}], "producers": [{"name": "shop"}],
+                         "subscriptions": [subscription(topic, topic, {"http": {"url": sink.url(path)}}, retry={"initial": "100ms"})]})
+        return time.monotonic()
+
+    def publish(target):
+        with contextlib.closing(Client(target)) as mine:
+            while not stopping.wait(0.005):
+                tx = mine.publish([message(topic)], tx=uuid7()).transaction_id
+                published[tx] = time.monotonic()
+
+    def arrived(path, after):
+        """Messages of both replicas that were published two seconds after the change."""
+        seen = {r.headers["ce-id"].split(".")[0] for r in sink.got() if r.path == path}
+        return len([tx for tx in list(published) if published[tx] > after + 2 and tx in seen]) > 20
+
+    changes = [change("/0")]
+    world.wait_applied()
+    threads = [threading.Thread(target=publish, args=(target,)) for target in (world.txmsgd.grpc, second.grpc)]
+    for thread in threads:
+        thread.start()
+    try:
+        for i in range(1, 4):
+            wait_until(lambda i=i: arrived(f"/{i - 1}", changes[i - 1]), 60, f"change {i - 1} holds")
+            changes.append(change(f"/{i}"))
+        wait_until(lambda: arrived("/3", changes[3]), 60, "the last change holds")
+        world.ctl("pause", topic)
+        held = len(sink.got())
+        waiting = len(published)
+        wait_until(lambda: len(published) > waiting + 50, 60, "messages are taken in while it is paused")
+        assert len(sink.got()) <= held + 20, "what was under way when it was paused may end"
+        world.ctl("resume", topic)
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join(60)
+    for tx in published:
+        sink.wait_for(tx, timeout=60)
+    for request in sink.got():
+        i, tx = int(request.path[1:]), request.headers["ce-id"].split(".")[0]
+        assert i == 3 or published[tx] < changes[i + 1] + 2, f"sent to {request.path} {published[tx] - changes[i + 1]:.1f} s after it had changed"
+    wait_until(lambda: (lambda s: (int(s.get("delivered", 0)), int(s.get("in_flight", 0)), int(s.get("dead", 0))) == (len(published), 0, 0))(
+        world.ctl.json("stats", "--subscription", topic)["subscriptions"][0]), 30, "the counters say so, too")
+    second.stop()
