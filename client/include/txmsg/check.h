@@ -50,7 +50,10 @@ TXMSG_API int txmsg_options_set_check_address(txmsg_options *options, const char
 /* The port at which the client is asked. Below 0: TXMSG_ERROR_INVALID without a check address, or another error. Any thread. */
 TXMSG_API int txmsg_client_check_port(txmsg_client *client);
 
-/* Of a client's options: how many threads answer checks, each one at a time. 1 to 64; default 1. */
+/*
+ * Of a client's options: how many threads answer checks, each one at a time. 1 to 64; default 1. Up to 256 checks of each stream wait for them, if the
+ * producer's policy asks for so many (concurrency).
+ */
 TXMSG_API int txmsg_options_set_check_threads(txmsg_options *options, int64_t threads);
 
 /* The transaction that is asked about. Never NULL. */
