@@ -5,7 +5,6 @@
 #include "admin/admin_private.h"
 
 #include "base/clock.h"
-#include "base/log.h"
 
 struct stuck {
     struct job job;
@@ -95,32 +94,6 @@ void admin_list_stuck(struct rpc_call *call, void *service) {
 
 /* --- resolve --- */
 
-static void ignore(void *arg, PGresult *r, const struct pg_error *err) {
-    UNUSED(r);
-    UNUSED(arg);
-    if (err->cls != PG_OK)
-        LOG_WARN("admin", "an audit row was not written: %s", err->message);
-}
-
-/* The decision row itself carries actor and reason; this is the list of what people did. */
-static void audit(struct stuck *j) {
-    char id[UUID_TEXT];
-    struct pg_params p;
-    uuid_format(&j->id, id);
-    pg_params_init(&p);
-    pg_param_text(&p, j->actor);
-    pg_param_text(&p, j->kind == OP_CONFIRM ? "stuck.resolve COMMITTED" : "stuck.resolve ROLLED_BACK");
-    pg_param_text(&p, id);
-    pg_param_text(&p, j->reason);
-    pg_param_text(&p, j->kind == OP_CONFIRM ? "CONFIRMED" : "CANCELLED");
-    if (pg_query_sql(
-            job_conn(&j->job),
-            "INSERT INTO audit (actor, act, object, reason, before, after) VALUES ($1::text, $2::text, $3::text,"
-            " $4::text, jsonb_build_object('state', 'STUCK'), jsonb_build_object('state', $5::text))",
-            &p, ignore, NULL) < 0)
-        LOG_WARN("admin", "an audit row was not written: the store is away");
-}
-
 static void refuse_outcome(struct stuck *j) {
     struct lane_op *op = &j->op;
     if (op->outcome == OP_DECIDED_OTHERWISE) {
@@ -163,8 +136,6 @@ static void on_decided(struct lane_op *op) {
         resp->status = s;
         j->job.response = ok ? &resp->base : NULL;
     }
-    if (op->outcome == OP_OK)
-        audit(j);
     if (op->outcome == OP_OK && !j->job.response)
         job_unknown(&j->job);
     job_done(&j->job);

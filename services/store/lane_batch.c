@@ -96,6 +96,15 @@ static const struct pg_stmt batch_stmts[] = {
     {"decisions_later", DECISION_LATER " LEFT JOIN LATERAL " DECISION_LATER_HEADER " ON true"},
     {"decisions_later_exact",
      DECISION_LATER " CROSS JOIN LATERAL " DECISION_LATER_HEADER " ON CONFLICT (tx) DO NOTHING RETURNING tx"},
+    /* What people decided in this very batch. */
+    {"decisions_audit",
+     "INSERT INTO audit (actor, act, object, reason, before, after)"
+     " SELECT coalesce(d.actor, ''), 'stuck.resolve ' || CASE d.verdict WHEN 1 THEN 'COMMITTED' ELSE 'ROLLED_BACK' END,"
+     " u.tx::text, d.reason, jsonb_build_object('state', 'STUCK'),"
+     " jsonb_build_object('state', CASE d.verdict WHEN 1 THEN 'CONFIRMED' ELSE 'CANCELLED' END)"
+     " FROM unnest($1::uuid[]) u(tx) CROSS JOIN LATERAL (SELECT d.actor, d.reason, d.verdict FROM decision d"
+     " WHERE d.tx = u.tx AND d.tx BETWEEN $4::uuid AND $5::uuid AND d.lane = $2::int4 AND d.seq = $3::int4 OFFSET 0) "
+     "d"},
     {"lane_end_old", "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                      " WHERE starts_with(application_name, $1::text) AND pid <> pg_backend_pid()"
                      " AND datname = current_database()"},
@@ -118,7 +127,7 @@ static const struct pg_stmt batch_stmts[] = {
     {NULL, NULL},
 };
 
-static struct pg_stmt all_stmts[32];
+static struct pg_stmt all_stmts[40];
 
 static void join_stmts(void) {
     size_t n = 0;
@@ -443,6 +452,37 @@ static int send_decisions(struct lane *l, bool exact) {
     return r < 0 ? r : batch_step(l, exact ? STEP_DECISIONS : STEP_OTHER, stmts[later][exact], &p);
 }
 
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        int try_ = (call);                                                                                             \
+        if (try_ < 0)                                                                                                  \
+            return try_;                                                                                               \
+    } while (0)
+
+/* Here, and not after it: whoever reads that a person decided finds it in the audit log as well. */
+static int send_decisions_audit(struct lane *l) {
+    struct lane_batch *b = &l->b;
+    struct pg_params p;
+    unsigned rows = 0;
+    for (uint32_t i = 0; i < b->ops_n; i++) {
+        const struct lane_op *op = b->ops[b->order[i]];
+        if (!op || !decides(op) || op->origin != TX_ORIGIN_ADMIN)
+            continue;
+        if (rows++ == 0)
+            pgarr_begin(&l->arrays[0], OID_UUID);
+        pgarr_uuid(&l->arrays[0], &op->id);
+    }
+    if (rows == 0)
+        return 0;
+    pg_params_init(&p);
+    TRY(end_arrays(l, 1, &p));
+    pg_param_int32(&p, l->number);
+    pg_param_int32(&p, b->seq);
+    pg_param_uuid(&p, &b->ids[b->order[0]]);
+    pg_param_uuid(&p, &b->ids[b->order[b->ops_n - 1]]);
+    return batch_step(l, STEP_OTHER, "decisions_audit", &p);
+}
+
 /* The lane row: what won, counted, and how far the cursors are. Remembers the confirmed ids in the order of the row. */
 static int send_lane_row(struct lane *l) {
     struct lane_batch *b = &l->b;
@@ -532,13 +572,6 @@ static int simple_step(struct lane *l, enum batch_step step, const char *sql) {
     return pg_run_sql(&l->pg, sql, NULL);
 }
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        int try_ = (call);                                                                                             \
-        if (try_ < 0)                                                                                                  \
-            return try_;                                                                                               \
-    } while (0)
-
 int batch_send_optimistic(struct lane *l) {
     for (uint32_t i = 0; i < l->b.ops_n; i++) {
         struct lane_op *op = l->b.ops[i];
@@ -551,6 +584,7 @@ int batch_send_optimistic(struct lane *l) {
     TRY(send_lane_row(l));
     TRY(send_messages(l, ALL_MESSAGES));
     TRY(send_decisions(l, false));
+    TRY(send_decisions_audit(l));
     TRY(rider_send_rows(l));
     return pg_run_end(&l->pg);
 }
@@ -569,6 +603,7 @@ int batch_send_decisions(struct lane *l) {
     TRY(trip_begin(l));
     TRY(send_messages(l, OTHERS_OF_WINNERS));
     TRY(send_decisions(l, true));
+    TRY(send_decisions_audit(l));
     TRY(rider_send_rows(l));
     return pg_run_end(&l->pg);
 }

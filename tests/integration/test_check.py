@@ -5,10 +5,12 @@ import threading
 
 import pytest
 import webhook
+from harness import BUILD
 from harness.client import ADMIN, CANCELLED, CHECK, CONFIRMED, PREPARED, RPC, STUCK, message, refused
 from harness.ids import uuid7
 from harness.peers import Reply, verdict
 from servers.process import free_port, wait_until
+from servers.txmsgd import Ctl
 from txmsg.v1 import admin_service_pb2 as admin_pb2
 
 
@@ -239,9 +241,9 @@ class TestStuck:
         world.ctl(*resolve)
         view = client.get(stuck)
         assert (view.state, view.origin, view.actor, view.reason) == (state, ADMIN, "ann", "asked the shop")
-        noted = wait_until(lambda: world.sql("SELECT actor, reason, before, after FROM audit WHERE object = %s", stuck), 20, "it is in the audit")
-        assert noted == [("ann", "asked the shop", {"state": "STUCK"}, {"state": "CONFIRMED" if state == CONFIRMED else "CANCELLED"})]
-        world.ctl(*resolve)
+        noted = ("ann", f"stuck.resolve {decision.upper()}", "asked the shop", {"state": "STUCK"}, {"state": "CONFIRMED" if state == CONFIRMED else "CANCELLED"})
+        world.ctl(*resolve) # the same decision once more is no act
+        assert world.sql("SELECT actor, act, reason, before, after FROM audit WHERE object = %s", stuck) == [noted]
         if state == CONFIRMED:
             sink.wait_for(stuck)
         contrary = "rolled_back" if decision == "committed" else "committed"
@@ -249,6 +251,15 @@ class TestStuck:
         assert done.returncode == 1 and "DECIDED_OTHERWISE" in done.stderr
         with refused("FAILED_PRECONDITION", "DECIDED_OTHERWISE", origin="ADMIN"):
             (client.cancel if state == CONFIRMED else client.confirm)(stuck)
+
+    def test_resolved_again_elsewhere(self, world, stuck):
+        """A replica that knows nothing of the decision says the same, and writes no second act."""
+        resolve = ("stuck", "resolve", stuck, "--decision", "committed", "--reason", "r", "--actor", "ann")
+        world.ctl(*resolve)
+        second = world.daemon("second").start()
+        Ctl(BUILD, server=second.grpc, dsn=world.dsn)(*resolve)
+        assert world.sql("SELECT count(*) FROM audit WHERE object = %s", stuck) == [(1,)]
+        assert second.stop() == 0
 
     def test_rechecked_by_id(self, world, client, endpoint, topic, stuck):
         """It is asked about again as if nothing had been answered; what is not STUCK is passed over; the act is in the
