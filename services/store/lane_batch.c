@@ -96,15 +96,6 @@ static const struct pg_stmt batch_stmts[] = {
     {"decisions_later", DECISION_LATER " LEFT JOIN LATERAL " DECISION_LATER_HEADER " ON true"},
     {"decisions_later_exact",
      DECISION_LATER " CROSS JOIN LATERAL " DECISION_LATER_HEADER " ON CONFLICT (tx) DO NOTHING RETURNING tx"},
-    /* What people decided in this very batch. */
-    {"decisions_audit",
-     "INSERT INTO audit (actor, act, object, reason, before, after)"
-     " SELECT coalesce(d.actor, ''), 'stuck.resolve ' || CASE d.verdict WHEN 1 THEN 'COMMITTED' ELSE 'ROLLED_BACK' END,"
-     " u.tx::text, d.reason, jsonb_build_object('state', 'STUCK'),"
-     " jsonb_build_object('state', CASE d.verdict WHEN 1 THEN 'CONFIRMED' ELSE 'CANCELLED' END)"
-     " FROM unnest($1::uuid[]) u(tx) CROSS JOIN LATERAL (SELECT d.actor, d.reason, d.verdict FROM decision d"
-     " WHERE d.tx = u.tx AND d.tx BETWEEN $4::uuid AND $5::uuid AND d.lane = $2::int4 AND d.seq = $3::int4 OFFSET 0) "
-     "d"},
     {"lane_end_old", "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                      " WHERE starts_with(application_name, $1::text) AND pid <> pg_backend_pid()"
                      " AND datname = current_database()"},
@@ -124,6 +115,15 @@ static const struct pg_stmt batch_stmts[] = {
      " (SELECT g.nonce FROM lane_log g WHERE g.lane = $1::int4 AND g.seq = $2::int4),"
      " EXISTS (SELECT FROM lane l WHERE l.lane = $1::int4)"},
     {"lane_sealed", "UPDATE lane SET state = 'sealed' WHERE lane = $1::int4 AND run = $2::uuid AND state = 'open'"},
+    /* What people decided in this very batch. */
+    {"decisions_audit",
+     "INSERT INTO audit (actor, act, object, reason, before, after)"
+     " SELECT coalesce(d.actor, ''), 'stuck.resolve ' || CASE d.verdict WHEN 1 THEN 'COMMITTED' ELSE 'ROLLED_BACK' END,"
+     " u.tx::text, d.reason, jsonb_build_object('state', 'STUCK'),"
+     " jsonb_build_object('state', CASE d.verdict WHEN 1 THEN 'CONFIRMED' ELSE 'CANCELLED' END)"
+     " FROM unnest($1::uuid[]) u(tx) CROSS JOIN LATERAL (SELECT d.actor, d.reason, d.verdict FROM decision d"
+     " WHERE d.tx = u.tx AND d.tx BETWEEN $4::uuid AND $5::uuid AND d.lane = $2::int4 AND d.seq = $3::int4 OFFSET 0) "
+     "d"},
     {NULL, NULL},
 };
 

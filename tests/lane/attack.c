@@ -7,6 +7,7 @@
 #include "base/arena.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "store/lane_private.h"
 #include "store/migrate.h"
 
 #include <unistd.h>
@@ -267,6 +268,12 @@ static void phase_report(bool rested) {
     for (int i = 0; i < CALLERS; i++) {
         if (callers[i].busy)
             n++;
+    }
+    for (int i = 0; !rested && i < LANES; i++) {
+        const struct lane *l = seats[i].lane;
+        printf("# lane %d: state %d, seq %d, %u operations in the batch, %zu wait, connection %s, last said: %s\n",
+               l->number, (int)l->state, l->next_seq, l->b.ops_n, l->queue_n,
+               pg_conn_ready(l->conn) ? "ready" : "not ready", pg_conn_last_error(l->conn));
     }
     if (!rested)
         printf("# %d operations never ended\n", n);
