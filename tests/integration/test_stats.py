@@ -167,7 +167,7 @@ def test_deleted_subscription_discards_what_it_left(world):
     wait_until(lambda: stats(world)[1][""]["in_flight"] == 0, LONG, "what it left is settled")
     assert stats(world)[1][""] == {**gone, "discarded": gone["discarded"] + gone["in_flight"], "in_flight": 0}
     assert world.sql("SELECT count(*) FROM delivery_due q JOIN subscription s ON s.id = q.sub WHERE s.settled")[0][0] == 0
-    assert world.sql("SELECT bool_and(settled) FROM subscription WHERE state = 'deleted'")[0][0]
+    wait_until(lambda: world.sql("SELECT bool_and(settled) FROM subscription WHERE state = 'deleted'")[0][0], LONG, "all of it is noted as settled")
     with refused("NOT_FOUND", "SUBSCRIPTION_NOT_FOUND", name="parks"):
         world.client.admin.GetStats(admin_pb2.GetStatsRequest(subscription="parks"), timeout=30)
 
