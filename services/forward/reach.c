@@ -11,20 +11,14 @@
 
 #include "grpc/health/v1/health.pb-c.h"
 
-#include <pthread.h>
 #include <strings.h>
 
-struct reach_way {
-    pthread_mutex_t lock;
-    struct mailbox *back; /* NULL: it is freed */
-    int refs;             /* both under lock */
-};
 struct reach {
     struct loop *loop;
     struct webclient *web;
     struct rpc_caller *caller;
     struct guard guard;
-    struct reach_way *way;
+    struct way_home *way;
     struct list under_way;
     int n;
     bool closing;
@@ -39,25 +33,8 @@ struct reaching {
 
 /* --- the way home --- */
 
-static void way_unref(struct reach_way *w) {
-    pthread_mutex_lock(&w->lock);
-    bool last = --w->refs == 0;
-    pthread_mutex_unlock(&w->lock);
-    if (!last)
-        return;
-    pthread_mutex_destroy(&w->lock);
-    mem_free(w);
-}
-
 void reach_home(struct reach_result *x) {
-    struct reach_way *w = x->way;
-
-    pthread_mutex_lock(&w->lock);
-    bool home = w->back && mailbox_send(w->back, &x->link) == 0;
-    pthread_mutex_unlock(&w->lock);
-    if (!home)
-        mem_free(x);
-    way_unref(w);
+    way_home_bring(x->way, &x->link, x);
 }
 
 static struct reach_result *result_new(struct reach *r, struct reaching *of) {
@@ -67,15 +44,12 @@ static struct reach_result *result_new(struct reach *r, struct reaching *of) {
         return NULL;
     list_init(&x->link);
     x->of = of;
-    x->way = r->way;
-    pthread_mutex_lock(&r->way->lock);
-    r->way->refs++;
-    pthread_mutex_unlock(&r->way->lock);
+    x->way = way_home_ref(r->way);
     return x;
 }
 
 static void result_drop(struct reach_result *x) {
-    way_unref(x->way);
+    way_home_unref(x->way);
     mem_free(x);
 }
 
@@ -177,18 +151,13 @@ int reach_start(struct reach *r, const char *url, const char *exchange, int64_t 
 int reach_new(struct loop *l, struct webclient *web, struct rpc_caller *caller, const struct guard *guard,
               struct reach **ret) {
     struct reach *r = mem_zalloc(sizeof(*r));
-    struct reach_way *w = mem_zalloc(sizeof(*w));
-    int e = r && w ? 0 : -ENOMEM;
+    struct way_home *w;
+    int e = r ? way_home_new(l, REACH_MAX, on_back, r, &w) : -ENOMEM;
 
-    if (e == 0)
-        e = mailbox_new(l, REACH_MAX, on_back, r, &w->back);
     if (e < 0) {
         mem_free(r);
-        mem_free(w);
         return e;
     }
-    pthread_mutex_init(&w->lock, NULL);
-    w->refs = 1;
     *r = (struct reach){.loop = l, .web = web, .caller = caller, .guard = *guard, .way = w};
     list_init(&r->under_way);
     *ret = r;
@@ -196,16 +165,10 @@ int reach_new(struct loop *l, struct webclient *web, struct rpc_caller *caller, 
 }
 
 void reach_free(struct reach *r) {
-    struct mailbox *back;
-
     if (!r)
         return;
     r->closing = true;
-    pthread_mutex_lock(&r->way->lock);
-    back = TAKE(r->way->back);
-    pthread_mutex_unlock(&r->way->lock);
-    mailbox_close(back); /* those that are back end here */
-    mailbox_free(back);
+    way_home_close(r->way); /* those that are back end here */
     while (!list_empty(&r->under_way)) {
         struct reaching *g = LIST_ENTRY(r->under_way.next, struct reaching, link);
         if (g->call)
@@ -213,6 +176,6 @@ void reach_free(struct reach *r) {
         else
             finish(g, "stopped");
     }
-    way_unref(r->way);
+    way_home_unref(r->way);
     mem_free(r);
 }

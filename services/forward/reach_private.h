@@ -2,12 +2,12 @@
 #pragma once
 
 #include "forward/reach.h"
+#include "forward/way_home.h"
 
-struct reach_way;
 /* Belongs to whoever tries; the way home is held by a reference. */
 struct reach_result {
     struct list link;
-    struct reach_way *way;
+    struct way_home *way;
     struct reaching *of; /* the loop's */
     bool reached;
     char error[200];

@@ -12,8 +12,7 @@
 #include "base/mem.h"
 #include "forward/event.h"
 #include "forward/grpc_message.h"
-
-#include <pthread.h>
+#include "forward/way_home.h"
 
 enum {
     CALLS_MAX = 1024,      /* of one sink */
@@ -23,16 +22,9 @@ enum {
     READY_AGAIN_MS = 20,
 };
 
-/* How calls come back. */
-struct way_back {
-    pthread_mutex_t lock;
-    struct mailbox *back; /* NULL: the sink is closed */
-    int refs;             /* both under lock */
-};
-
 struct grpc_call {
     struct list link; /* in the mailbox, or failed */
-    struct way_back *way;
+    struct way_home *way;
     struct delivery *delivery; /* of the loop's side only */
     size_t bytes;
     uint64_t deadline_ns;
@@ -44,7 +36,7 @@ struct grpc_sink {
     struct sink sink;
     const struct sub_conf *sub;
     struct rpc_caller *caller;
-    struct way_back *way;
+    struct way_home *way;
     struct list out;    /* deliveries of calls that are not back */
     struct list failed; /* calls that could not be started */
     size_t out_n, out_bytes;
@@ -53,44 +45,15 @@ struct grpc_sink {
     struct timer *timer; /* failed calls, or `ready` without a call under way */
 };
 
-/* --- the way back --- */
-
-static void way_unref(struct way_back *w) {
-    pthread_mutex_lock(&w->lock);
-    bool last = --w->refs == 0;
-    pthread_mutex_unlock(&w->lock);
-    if (!last)
-        return;
-    pthread_mutex_destroy(&w->lock);
-    mem_free(w);
-}
-
-static int way_new(struct way_back **ret) {
-    struct way_back *w = mem_zalloc(sizeof(*w));
-
-    if (!w)
-        return -ENOMEM;
-    pthread_mutex_init(&w->lock, NULL);
-    w->refs = 1;
-    *ret = w;
-    return 0;
-}
+/* --- calls --- */
 
 /* @thread of the caller */
 static void on_outcome(void *arg, const struct rpc_outcome *o) {
     struct grpc_call *c = arg;
-    struct way_back *w = c->way;
 
     grpc_answer_judge(o, &c->answer);
-    pthread_mutex_lock(&w->lock);
-    bool home = w->back && mailbox_send(w->back, &c->link) == 0;
-    pthread_mutex_unlock(&w->lock);
-    if (!home)
-        mem_free(c);
-    way_unref(w);
+    way_home_bring(c->way, &c->link, c);
 }
-
-/* --- calls --- */
 
 /* As rpc_caller_call(). */
 static int call_start(struct grpc_sink *s, struct grpc_call *c) {
@@ -115,12 +78,10 @@ static int call_start(struct grpc_sink *s, struct grpc_call *c) {
             q.metadata[0] = (struct rpc_pair){"traceparent", ev.traceparent};
         if (ev.tracestate.n)
             q.metadata[1] = (struct rpc_pair){"tracestate", ev.tracestate};
-        pthread_mutex_lock(&s->way->lock);
-        s->way->refs++; /* before it can come back */
-        pthread_mutex_unlock(&s->way->lock);
+        way_home_ref(s->way);
         r = rpc_caller_call(s->caller, &q);
         if (r != 0)
-            way_unref(s->way);
+            way_home_unref(s->way);
     }
     arena_deinit(&a);
     return r;
@@ -243,22 +204,17 @@ static int grpc_deliver(struct sink *sink, struct delivery *d) {
 
 static void grpc_close(struct sink *sink) {
     struct grpc_sink *s = CONTAINER_OF(sink, struct grpc_sink, sink);
-    struct mailbox *back;
 
     s->closing = true;
     rpc_caller_cancel(s->caller, s->way);
-    pthread_mutex_lock(&s->way->lock);
-    back = TAKE(s->way->back);
-    pthread_mutex_unlock(&s->way->lock);
-    mailbox_close(back);
-    mailbox_free(back);
+    way_home_close(s->way);
     fail_all(s);
     timer_free(s->timer);
     while (!list_empty(&s->out)) {
         struct delivery *d = LIST_ENTRY(list_pop(&s->out), struct delivery, link);
         sink_done(&s->sink, d, SINK_RETRY, true, -1, "the sink was closed");
     }
-    way_unref(s->way);
+    way_home_unref(s->way);
     mem_free(s);
 }
 
@@ -266,20 +222,15 @@ static const struct sink_ops grpc_ops = {.deliver = grpc_deliver, .close = grpc_
 
 int sink_grpc_new(const struct sink_env *env, const struct sink_owner *o, struct sink **ret, struct errmsg *e) {
     struct grpc_sink *s = env->caller ? mem_zalloc(sizeof(*s)) : NULL;
-    int r = s ? way_new(&s->way) : -ENOMEM;
+    int r = s ? timer_new(env->loop, on_timer, s, &s->timer) : -ENOMEM;
 
     if (!env->caller)
         return err_set(e, -ENOTSUP, "there is no gRPC client");
     if (r == 0)
-        r = timer_new(env->loop, on_timer, s, &s->timer);
-    if (r == 0)
-        r = mailbox_new(env->loop, CALLS_MAX, on_back, s, &s->way->back);
+        r = way_home_new(env->loop, CALLS_MAX, on_back, s, &s->way);
     if (r < 0) {
-        if (s) {
+        if (s)
             timer_free(s->timer);
-            if (s->way)
-                way_unref(s->way);
-        }
         mem_free(s);
         return err_set(e, r, "%s", err_text(r));
     }
