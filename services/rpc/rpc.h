@@ -172,5 +172,8 @@ void rpc_stream_fail(struct rpc_stream *s, const struct rpc_error *err); /* text
 /* Counted: while held it does not end by itself and can be signalled. Release only in one of its callbacks. */
 void rpc_stream_hold(struct rpc_stream *s);
 void rpc_stream_release(struct rpc_stream *s);
-/* Has `signalled` called; wakes are coalesced until rpc_wake(). Not after the last release. Never fails. @thread any */
+/*
+ * Has `signalled` called; wakes are coalesced until rpc_wake(). Not after the last release: who hands over what leads to it
+ * signals inside the lock of that, for an earlier signal may find it already. Never fails. @thread any
+ */
 void rpc_stream_signal(struct rpc_stream *s);

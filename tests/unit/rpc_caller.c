@@ -130,6 +130,13 @@ static void wait_for(const int *what, int n) {
     pthread_mutex_unlock(&lock);
 }
 
+static int code_of(int i) {
+    pthread_mutex_lock(&lock);
+    int code = codes[i];
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+
 #define METHOD(name, fn)                                                                                               \
     {                                                                                                                  \
         .path = SERVICE name, .request = &txmsg__v1__confirm_request__descriptor,                                      \
@@ -275,7 +282,7 @@ static void test_cancel(void **state) {
     rpc_caller_cancel(caller, &group);
     wait_for(&done_n, 4);
     for (int i = 0; i < 8; i++)
-        assert_int_equal(codes[i], i % 2 ? RPC_CANCELLED : -1);
+        assert_int_equal(code_of(i), i % 2 ? RPC_CANCELLED : -1); /* the others may still be called */
     for (int i = 0; i < 8; i++)
         rpc_call_finish(kept[i], reply, NULL);
     rpc_wake(server);

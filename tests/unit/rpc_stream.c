@@ -20,7 +20,8 @@ static struct {
     pthread_cond_t changed;
     struct rpc_stream *stream;
     int opened, messages, signals, closed;
-    _Atomic bool hold, echo, pause, refuse, release; /* set by tests, read by the rpc thread */
+    bool release;                           /* at the next signal; under the lock */
+    _Atomic bool hold, echo, pause, refuse; /* set by tests, read by the rpc thread */
 } seen = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 static void note(int *what) {
@@ -39,6 +40,13 @@ static void wait_for(const int *what, int n) {
     while (*what < n)
         assert_int_equal(pthread_cond_timedwait(&seen.changed, &seen.lock, &until), 0);
     pthread_mutex_unlock(&seen.lock);
+}
+
+static int count(const int *what) {
+    pthread_mutex_lock(&seen.lock);
+    int n = *what;
+    pthread_mutex_unlock(&seen.lock);
+    return n;
 }
 
 static void send_credit(struct rpc_stream *s, uint32_t credit) {
@@ -85,10 +93,14 @@ static void on_sendable(struct rpc_stream *s) {
 }
 
 static void on_signalled(struct rpc_stream *s) {
+    pthread_mutex_lock(&seen.lock);
+    bool release = seen.release;
+    seen.release = false;
+    pthread_mutex_unlock(&seen.lock);
+
     seen.pause = false;
     rpc_stream_pause(s, false);
-    if (seen.release) {
-        seen.release = false;
+    if (release) {
         if (rpc_stream_may_send(s))
             send_credit(s, 7);
         rpc_stream_release(s);
@@ -157,6 +169,15 @@ static void signal_stream(void) {
     rpc_wake(server);
 }
 
+/* Inside the lock: a signal from before may find that it is to be released, and then the stream may go. */
+static void release_stream(void) {
+    pthread_mutex_lock(&seen.lock);
+    seen.release = true;
+    rpc_stream_signal(seen.stream);
+    pthread_mutex_unlock(&seen.lock);
+    rpc_wake(server);
+}
+
 static void test_messages_both_ways(void **state) {
     struct test_stream s;
 
@@ -170,7 +191,7 @@ static void test_messages_both_ways(void **state) {
     assert_int_equal(receive(&s), -1);
     assert_int_equal(test_stream_close(&s, false), RPC_OK);
     wait_for(&seen.closed, 1);
-    assert_int_equal(seen.messages, 5);
+    assert_int_equal(count(&seen.messages), 5);
 }
 
 /* A paused stream is not read, not even its half-close, until it is signalled and goes on. */
@@ -186,8 +207,7 @@ static void test_pause(void **state) {
     rpc_server_health(server, true); /* runs through all streams of all threads */
     wait_for(&seen.signals, 1);      /* and that lets it go on */
     wait_for(&seen.messages, 2);
-    seen.release = true;
-    signal_stream();
+    release_stream();
     assert_int_equal(receive(&s), 7);
     assert_int_equal(receive(&s), -1);
     assert_int_equal(test_stream_close(&s, false), RPC_OK);
@@ -205,9 +225,8 @@ static void test_hold(void **state) {
     for (int i = 0; i < 3; i++)
         signal_stream();
     wait_for(&seen.signals, 1);
-    assert_int_equal(seen.closed, 0);
-    seen.release = true;
-    signal_stream();
+    assert_int_equal(count(&seen.closed), 0);
+    release_stream();
     assert_int_equal(receive(&s), 7);
     assert_int_equal(receive(&s), -1);
     assert_int_equal(test_stream_close(&s, false), RPC_OK);
@@ -234,7 +253,7 @@ static void test_not_well_formed(void **state) {
     test_stream_send(&s, &other.base); /* field 1 is text here, and a message there */
     assert_int_equal(receive(&s), -1);
     assert_int_equal(test_stream_close(&s, false), RPC_INVALID_ARGUMENT);
-    assert_int_equal(seen.messages, 0);
+    assert_int_equal(count(&seen.messages), 0);
 }
 
 /* The client goes while the stream is held: closed at once, freed with the release. */
@@ -247,8 +266,7 @@ static void test_client_goes(void **state) {
     wait_for(&seen.messages, 1);
     assert_int_equal(test_stream_close(&s, true), RPC_CANCELLED);
     wait_for(&seen.closed, 1);
-    seen.release = true;
-    signal_stream();
+    release_stream();
     wait_for(&seen.signals, 1);
 }
 
@@ -262,7 +280,7 @@ static void test_no_more_than_max(void **state) {
     open_stream(&s[3]);
     assert_int_equal(receive(&s[3]), -1);
     assert_int_equal(test_stream_close(&s[3], false), RPC_RESOURCE_EXHAUSTED);
-    assert_int_equal(seen.opened, 3);
+    assert_int_equal(count(&seen.opened), 3);
     for (int i = 0; i < 3; i++)
         test_stream_close(&s[i], true);
     wait_for(&seen.closed, 3);
@@ -284,13 +302,12 @@ static void test_drain(void **state) {
     wait_for(&seen.messages, 1);
     assert_int_equal(pthread_create(&stopper, NULL, stop_main, NULL), 0);
     wait_for(&seen.signals, 1); /* it comes to every stream when the server drains */
-    seen.release = true;
-    signal_stream();
+    release_stream();
     assert_int_equal(receive(&s), 7);
     assert_int_equal(receive(&s), -1);
     assert_int_equal(test_stream_close(&s, false), RPC_UNAVAILABLE);
     pthread_join(stopper, NULL);
-    assert_int_equal(seen.messages, 1);
+    assert_int_equal(count(&seen.messages), 1);
 }
 
 /* Signals race with the end of the stream. */
@@ -317,8 +334,7 @@ static void test_many_signals(void **state) {
         pthread_join(threads[i], NULL);
     rpc_wake(server);
     wait_for(&seen.closed, 1);
-    seen.release = true;
-    signal_stream();
+    release_stream();
     wait_for(&seen.signals, 1);
 }
 
