@@ -17,7 +17,7 @@
 #include "base/log.h"
 
 enum conn_state { DOWN, CONNECTING, PREPARING, READY };
-enum { CONNECT_MS = 5000, RETRY_MIN_MS = 50, RETRY_MAX_MS = 2000 };
+enum { CONNECT_MS = 5000, RETRY_MIN_MS = 50, RETRY_MAX_MS = 2000, READ_ONLY_FAILURES = 5 };
 
 struct pg_conn {
     struct loop *loop;
@@ -147,17 +147,25 @@ static int flush(struct pg_conn *c) {
 
 /* --- results --- */
 
-static void give_up(struct pg_conn *c) {
+static void give_up(struct pg_conn *c, const char *why) {
     c->drop = true;
+    snprintf(c->last_error, sizeof(c->last_error), "%s", why);
     timer_arm(c->timer, 0);
 }
 
+/*
+ * Errors of a connection that stands, after which another one is wanted: what leaves the order of results uncertain (a protocol
+ * error, a statement it forgot), and a read-only session, which may stay so for ever: its default was set when it began, or it
+ * leads to what is a standby now.
+ */
 static void run_finish(struct pg_conn *c, struct pg_run *r) {
+    bool read_only = !strcmp(r->error.sqlstate, "25006");
     list_del(&r->link);
     c->runs_n--;
-    if (r->error.cls ==
-        PG_LOST) /* said on a connection that stands (a protocol error, a statement it forgot): now it is lost */
-        give_up(c);
+    if (read_only)
+        c->failures = MAX(c->failures, (unsigned)READ_ONLY_FAILURES); /* not at once: many end like this together */
+    if (read_only || r->error.cls == PG_LOST)
+        give_up(c, r->error.message);
     r->on_done(r, &r->error);
 }
 
@@ -317,7 +325,7 @@ static void on_timer(void *arg) {
         conn_connect(c);
         return;
     }
-    struct pg_error e = lost_error(c->drop ? "connection given up" : "connecting took too long");
+    struct pg_error e = lost_error(c->drop ? c->last_error : "connecting took too long");
     c->depth++;
     conn_lose(c, &e);
     c->depth--;
@@ -439,7 +447,7 @@ int pg_conn_rename(struct pg_conn *c, const char *application_name, bool now) {
         c->name = n;
     }
     if (now && c->state != DOWN)
-        give_up(c);
+        give_up(c, "connection given up");
     return n ? 0 : -ENOMEM;
 }
 
@@ -481,7 +489,7 @@ static int run_abandon(struct pg_run *r) {
     struct pg_conn *c = r->conn;
     list_del(&r->link);
     c->runs_n--;
-    give_up(c);
+    give_up(c, "connection given up");
     return -ENOMEM;
 }
 
@@ -510,7 +518,7 @@ int pg_run_end(struct pg_run *r) {
         return run_abandon(r);
     r->ended = true;
     if (flush(r->conn) < 0) /* the run stays on the list and ends with PG_LOST */
-        give_up(r->conn);
+        give_up(r->conn, "the connection is broken");
     return 0;
 }
 

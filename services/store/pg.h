@@ -20,7 +20,7 @@ enum pg_class {
     PG_DIVISION,    /* 22012: a count check failed on purpose */
     PG_DATA,        /* other 22xxx, 23xxx, 54xxx: PostgreSQL refuses a value */
     PG_RETRY,       /* 40xxx, 55P03, 57014: aborted, may be tried again */
-    PG_UNAVAILABLE, /* 53xxx, 25006, 57P03: aborted, the server cannot write now */
+    PG_UNAVAILABLE, /* 53xxx, 58xxx, 25006, 57P03: aborted, the server cannot write now; 25006 also ends the connection */
     PG_LOST, /* 08xxx, 57P01, 57P02, 57P05, 25P03, 26000, broken connection: the outcome of what was sent is unknown */
     PG_BUG,  /* anything else: our statement is wrong */
 };

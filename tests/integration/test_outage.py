@@ -159,6 +159,22 @@ def test_frozen_postgres(world, topic):
     works_again(world, topic)
 
 
+def test_read_only(world, topic):
+    """A database made read-only, or a standby: nothing is stored and callers hear so. When it may be written again nobody has to end
+    the sessions that began meanwhile, which stay read-only for as long as they last."""
+    world.sql(f'ALTER DATABASE "{world.name}" SET default_transaction_read_only = on')
+    try:
+        world.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                  " WHERE datname = current_database() AND pid <> pg_backend_pid()")
+
+        wait_until(lambda: "25006" in world.txmsgd.log.read_text(encoding="utf-8"), 30, "the log says why")
+        wait_until(lambda: world.txmsgd.get("/readyz")[0] == 503, 30, "readyz says no")
+        refused_by_outage(world, topic)
+    finally:
+        world.sql(f'ALTER DATABASE "{world.name}" RESET default_transaction_read_only')
+    works_again(world, topic)
+
+
 def pids_of(parent):
     with open(f"/proc/{parent}/task/{parent}/children", encoding="ascii") as f:
         return f.read().split()

@@ -31,6 +31,15 @@ static void run(struct chaos *c, const char *sql) {
         PQclear(PQexec(c->pg, "ROLLBACK"));
 }
 
+/* What takes a fault back: until it is done, for on a busy machine a statement may meet its timeout. */
+static void must(struct chaos *c, const char *sql) {
+    for (bool done = false; !done && !atomic_load(&c->stop);) {
+        PGresult *r = PQexec(c->pg, sql);
+        done = PQresultStatus(r) == PGRES_COMMAND_OK || PQresultStatus(r) == PGRES_TUPLES_OK;
+        PQclear(r);
+    }
+}
+
 static void stop_backend(struct chaos *c) {
     PGresult *r = PQexec(c->pg, "SELECT pid " ANY_LANE " ORDER BY random() LIMIT 1");
     pid_t pid = PQntuples(r) ? (pid_t)strtol(PQgetvalue(r, 0, 0), NULL, 10) : 0;
@@ -41,11 +50,15 @@ static void stop_backend(struct chaos *c) {
     kill(pid, SIGCONT);
 }
 
-static void set_database(struct chaos *c, const char *what) {
-    char sql[200];
-    snprintf(sql, sizeof(sql), "ALTER DATABASE \"%s\" %s", PQdb(c->pg), what);
-    run(c, sql);
+/* Sessions keep the default that they began with. The first are ended here; those that are read-only then must end by themselves. */
+static void read_only(struct chaos *c) {
+    char on[200], off[200];
+    snprintf(on, sizeof(on), "ALTER DATABASE \"%s\" SET default_transaction_read_only = on", PQdb(c->pg));
+    snprintf(off, sizeof(off), "ALTER DATABASE \"%s\" RESET default_transaction_read_only", PQdb(c->pg));
+    run(c, on);
     run(c, "SELECT pg_terminate_backend(pid) " ANY_LANE);
+    nap(c, 1500);
+    must(c, off);
 }
 
 static void no_standby(struct chaos *c) {
@@ -61,8 +74,8 @@ static void no_standby(struct chaos *c) {
                                           : "SELECT pg_terminate_backend(pid) " ANY_LANE " AND wait_event = 'SyncRep'");
     }
     atomic_fetch_add(&c->standby, 1);
-    run(c, "ALTER SYSTEM RESET synchronous_standby_names");
-    run(c, "SELECT pg_reload_conf()");
+    must(c, "ALTER SYSTEM RESET synchronous_standby_names");
+    must(c, "SELECT pg_reload_conf()");
 }
 
 static void one_round(struct chaos *c, enum fault f) {
@@ -92,14 +105,11 @@ static void one_round(struct chaos *c, enum fault f) {
     case FAULT_FULL:
         run(c, "UPDATE attack SET disk_full = true");
         nap(c, 700);
-        run(c, "UPDATE attack SET disk_full = false");
+        must(c, "UPDATE attack SET disk_full = false");
         nap(c, 700);
         break;
     case FAULT_READONLY:
-        set_database(c, "SET default_transaction_read_only = on");
-        nap(c, 1500);
-        run(c, "SET default_transaction_read_only = off");
-        set_database(c, "RESET default_transaction_read_only");
+        read_only(c);
         nap(c, 700);
         break;
     case FAULT_LOCK:
