@@ -195,22 +195,28 @@ bool outcome_settles(int code, const char *reason) {
 enum outcome result_take_status(txmsg_result *r, struct bytes status, const char *id) {
     struct wire_reader in = wire_reader(status);
     struct bytes found = BYTES_NULL;
-    struct wire_field f;
-    int e;
+    struct scan f;
 
-    while ((e = scan_next(&in, &f)) == 1) {
-        if (f.id == 1 && f.type == WIRE_BYTES)
+    while ((f = scan_next(&in)).key > 0) {
+        switch (f.key) {
+        case SCAN_BYTES(1):
             found = f.bytes;
-        else if (f.id == 2 && f.type == WIRE_VARINT)
+            break;
+        case SCAN_VARINT(2):
             r->state = f.value <= TXMSG_STATE_STUCK ? (int)f.value : TXMSG_STATE_NONE;
-        else if (f.id == 3 && f.type == WIRE_VARINT)
+            break;
+        case SCAN_VARINT(3):
             r->origin = f.value <= TXMSG_ORIGIN_ADMIN ? (int)f.value : TXMSG_ORIGIN_NONE;
-        else if (f.id == 4 && f.type == WIRE_BYTES)
+            break;
+        case SCAN_BYTES(4):
             keep_time(&r->prepared, f.bytes);
-        else if (f.id == 5 && f.type == WIRE_BYTES)
+            break;
+        case SCAN_BYTES(5):
             keep_time(&r->decided, f.bytes);
+            break;
+        }
     }
-    if (e < 0 || found.n != UUID_TEXT - 1 || memcmp(found.p, id, UUID_TEXT - 1) != 0) {
+    if (f.key < 0 || found.n != UUID_TEXT - 1 || memcmp(found.p, id, UUID_TEXT - 1) != 0) {
         r->state = r->origin = 0;
         r->prepared = r->decided = (struct result_time){0};
         result_error(r, RPC_INTERNAL, "", "the answer is not that of this transaction");

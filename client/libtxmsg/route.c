@@ -188,23 +188,24 @@ static void take_result(struct route *r, struct bytes row, uint64_t now) {
     struct wire_reader in = wire_reader(row);
     struct bytes result = BYTES_NULL;
     uint64_t tag = UINT64_MAX;
-    struct wire_field f;
+    struct scan f;
     struct op *op;
     enum outcome o = OUTCOME_UNKNOWN;
 
-    while (scan_next(&in, &f) == 1) {
-        if (f.id == 1 && f.type == WIRE_VARINT)
+    while ((f = scan_next(&in)).key > 0) {
+        if (f.key == SCAN_VARINT(1))
             tag = f.value;
-        else if (f.id == 2 && f.type == WIRE_BYTES)
+        else if (f.key == SCAN_BYTES(2))
             result = f.bytes;
     }
     op = op_of_tag(r->stream.client, tag);
     if (!op || op->place != OP_SENT)
         return; /* its caller's deadline came first */
     in = wire_reader(result);
-    if (scan_next(&in, &f) == 1 && f.type == WIRE_BYTES && f.id == 1)
+    f = scan_next(&in);
+    if (f.key == SCAN_BYTES(1))
         o = result_take_status(&op->result, f.bytes, op->result.id.text);
-    else if (f.type == WIRE_BYTES && f.id == 2 && result.n > 0)
+    else if (f.key == SCAN_BYTES(2))
         o = result_take_error(&op->result, RPC_UNKNOWN, BYTES_NULL, f.bytes);
     else
         result_error(&op->result, RPC_INTERNAL, "", "the answer is not well formed");
@@ -213,15 +214,14 @@ static void take_result(struct route *r, struct bytes row, uint64_t now) {
 
 static bool on_received(struct stream *s, struct bytes in, uint64_t now) {
     struct route *r = route_of(s);
-    struct wire_reader frame;
-    struct wire_field f;
-    int e;
+    struct wire_reader frame = wire_reader(in);
+    struct scan f;
 
     r->heard_ns = now;
-    for (frame = wire_reader(in); (e = scan_next(&frame, &f)) == 1;) {
-        if (f.id == 1 && f.type == WIRE_BYTES)
+    while ((f = scan_next(&frame)).key > 0) {
+        if (f.key == SCAN_BYTES(1))
             take_result(r, f.bytes, now);
-        else if (f.id == 2 && f.type == WIRE_VARINT)
+        else if (f.key == SCAN_VARINT(2))
             r->credit += f.value;
     }
     if (!r->granted && r->credit > 0) {
@@ -229,7 +229,7 @@ static bool on_received(struct stream *s, struct bytes in, uint64_t now) {
         s->client->last_error[0] = '\0';
         client_reroute(s->client, &s->client->waiting, now);
     }
-    return e == 0;
+    return f.key == 0;
 }
 
 void route_watch(struct route *r, uint64_t now) {
