@@ -9,7 +9,7 @@
 #include "base/uuid.h"
 #include "message.h"
 
-enum { MESSAGES_MAX = 4096, FIELDS_MAX = 128 << 10 };
+enum { MESSAGES_MAX = 4096 };
 
 /* Callbacks of dispatching come on a thread of the application's, where one more dispatch or a free would pull the ground away. */
 static _Thread_local int dispatching;
@@ -87,13 +87,13 @@ int64_t txmsg_client_in_flight(txmsg_client *client) {
 
 /* --- operations --- */
 
-static bool messages_ok(const struct op_content *content) {
-    if (content->kind != OP_PREPARE && content->kind != OP_PUBLISH)
+static bool messages_ok(const struct call *call) {
+    if (call->kind != OP_PREPARE && call->kind != OP_PUBLISH)
         return true;
-    if (!content->messages || content->n == 0 || content->n > MESSAGES_MAX)
+    if (!call->messages || call->n == 0 || call->n > MESSAGES_MAX)
         return false;
-    for (size_t i = 0; i < content->n; i++)
-        if (!message_valid(content->messages[i]))
+    for (size_t i = 0; i < call->n; i++)
+        if (!message_valid(call->messages[i]))
             return false;
     return true;
 }
@@ -123,33 +123,9 @@ static bool id_ok(const struct call *call) {
 }
 
 int call_op(struct client *c, const struct call *call, struct op **ret) {
-    const txmsg_call_options *o = call->options;
-    bool whole = call->kind == OP_PREPARE || call->kind == OP_PUBLISH;
-    struct op_content content = {.kind = call->kind,
-                                 .producer =
-                                     call->kind == OP_GET ? BYTES_NULL : bytes_of(c->o->producer, c->o->producer_n),
-                                 .business_key = bytes_str(o && whole ? o->business_key : NULL),
-                                 .reason = bytes_str(o && call->kind == OP_CANCEL ? o->reason : NULL),
-                                 .check_after_ms = o && call->kind == OP_PREPARE ? o->check_after_ms : 0,
-                                 .include_bodies = o && call->kind == OP_GET && o->include_bodies,
-                                 .messages = call->messages,
-                                 .n = call->n,
-                                 .bodies = o && call->kind == OP_CONFIRM ? &o->bodies : NULL};
-    int64_t timeout_ms = o && o->timeout_ms ? o->timeout_ms : c->o->timeout_ms;
-    size_t fields, size;
-
-    if ((o && !call_options_valid(o)) || !messages_ok(&content) || !id_ok(call))
+    if ((call->options && !call_options_valid(call->options)) || !messages_ok(call) || !id_ok(call))
         return TXMSG_ERROR_INVALID;
-    content.id = bytes_of(call->id->text, UUID_TEXT - 1);
-    size = encode_size(&content, &fields);
-    if (size > MESSAGE_BYTES_MAX || fields > FIELDS_MAX)
-        return TXMSG_ERROR_INVALID;
-    *ret = op_new(c, &content, size, fields);
-    if (!*ret)
-        return TXMSG_ERROR_MEMORY;
-    (*ret)->due_ns = client_now_ns(c);
-    (*ret)->deadline_ns = (*ret)->due_ns + (uint64_t)timeout_ms * NS_PER_MS;
-    return TXMSG_OK;
+    return op_new(c, call, ret);
 }
 
 static int wait_for(struct client *c, struct op *op, txmsg_result *result) {

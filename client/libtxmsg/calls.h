@@ -1,18 +1,9 @@
-/* One operation as the application gives it. */
+/* Operations as the application gives them. */
 #pragma once
 
 #include "encode.h"
-#include "options.h"
 #include "txmsg/client.h"
 
-struct call {
-    enum op_kind kind;
-    const txmsg_id *id;
-    txmsg_id *new_id; /* the same where an empty one is to be filled; else NULL */
-    const txmsg_message *const *messages;
-    size_t n;
-    const txmsg_call_options *options; /* NULL allowed */
-};
 struct client;
 struct op;
 /* TXMSG_OK: *ret is the caller's, and its id is made if it was to be. */

@@ -19,11 +19,11 @@ bool client_on_engine(void) {
 }
 
 bool client_is_engine(const struct client *c) {
-    return engine_of == c;
+    return pthread_equal(c->thread, pthread_self());
 }
 
 uint64_t client_now_ns(const struct client *c) {
-    return engine_of == c ? c->turn_ns : clock_mono_ns();
+    return client_is_engine(c) ? c->turn_ns : clock_mono_ns();
 }
 
 void client_start(struct client *c, grpc_call *call, const grpc_op *ops, size_t n, struct event *ev) {
@@ -115,7 +115,7 @@ size_t client_submit(struct client *c, struct op *const *ops, size_t n, bool wai
         if (idle || ops[i]->place == OP_WAITING)
             wake(c);
     }
-    if (engine_of != c)
+    if (!client_is_engine(c))
         write_all(c, now);
     pthread_mutex_unlock(&c->lock);
     return i;

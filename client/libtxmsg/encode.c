@@ -1,5 +1,7 @@
 #include "encode.h"
 
+#include "base/uuid.h"
+
 enum { VARINT = 0, BYTES = 2 };
 
 const char *op_path(enum op_kind kind) {
@@ -15,154 +17,167 @@ static size_t varint_size(uint64_t v) {
     return ((size_t)(63 - __builtin_clzll(v | 1)) * 9 + 73) / 64;
 }
 
-static uint8_t *put_varint(uint8_t *p, uint64_t v) {
+static uint8_t *write_varint(uint8_t *p, uint64_t v) {
     for (; v >= 0x80; v >>= 7)
         *p++ = (uint8_t)(v | 0x80);
     *p++ = (uint8_t)v;
     return p;
 }
 
+/* --- from back to front: each writes what ends at `end`, and answers its begin --- */
+
+static uint8_t *put_varint(uint8_t *end, uint64_t v) {
+    if (v < 0x80) {
+        *--end = (uint8_t)v;
+        return end;
+    }
+    end -= varint_size(v);
+    write_varint(end, v);
+    return end;
+}
+
 /* All field numbers are below 16: a key is one byte. */
-static uint8_t *put_key(uint8_t *p, unsigned field, unsigned type) {
-    *p++ = (uint8_t)(field << 3 | type);
-    return p;
+static uint8_t *put_key(uint8_t *end, unsigned field, unsigned type) {
+    *--end = (uint8_t)(field << 3 | type);
+    return end;
 }
 
-static uint8_t *put_head(uint8_t *p, unsigned field, size_t n) {
-    return put_varint(put_key(p, field, BYTES), n);
+/* Key and length of the `n` bytes at `end`. */
+static uint8_t *put_head(uint8_t *end, unsigned field, size_t n) {
+    return put_key(put_varint(end, n), field, BYTES);
 }
 
-static size_t field_size(size_t n) {
-    return 1 + varint_size(n) + n;
+static uint8_t *put_number(uint8_t *end, unsigned field, uint64_t v) {
+    return put_key(put_varint(end, v), field, VARINT);
 }
 
 /* Of what has no presence of its own: nothing is what is not there. */
-static size_t some_size(struct bytes b) {
-    return b.n ? field_size(b.n) : 0;
-}
-
-static uint8_t *put_some(uint8_t *p, unsigned field, struct bytes b) {
+static uint8_t *put_some(uint8_t *end, unsigned field, struct bytes b) {
     if (b.n == 0)
-        return p;
-    p = put_head(p, field, b.n);
-    memcpy(p, b.p, b.n);
-    return p + b.n;
+        return end;
+    end -= b.n;
+    memcpy(end, b.p, b.n);
+    return put_head(end, field, b.n);
 }
 
-/* Seconds and nanoseconds: Timestamp and Duration alike. */
-struct span {
-    uint64_t seconds, nanos;
-};
+/* A Timestamp or a Duration: seconds and nanoseconds alike. */
+static uint8_t *put_span(uint8_t *end, unsigned field, int64_t us) {
+    uint64_t seconds = (uint64_t)us / 1000000, nanos = (uint64_t)us % 1000000 * 1000;
+    uint8_t *p = nanos ? put_number(end, 2, nanos) : end;
 
-static struct span span_of_us(int64_t us) {
-    return (struct span){(uint64_t)us / 1000000, (uint64_t)us % 1000000 * 1000};
+    if (seconds)
+        p = put_number(p, 1, seconds);
+    return put_head(p, field, (size_t)(end - p));
 }
 
-static size_t span_size(struct span s) {
-    return (s.seconds ? 1 + varint_size(s.seconds) : 0) + (s.nanos ? 1 + varint_size(s.nanos) : 0);
+static uint8_t *put_header(uint8_t *end, const struct message_header *h) {
+    uint8_t *p = put_some(end, 2, bytes_str(h->value));
+
+    p = put_some(p, 1, bytes_str(h->name));
+    return put_head(p, 5, (size_t)(end - p));
 }
 
-static uint8_t *put_span(uint8_t *p, unsigned field, struct span s) {
-    p = put_head(p, field, span_size(s));
-    if (s.seconds)
-        p = put_varint(put_key(p, 1, VARINT), s.seconds);
-    if (s.nanos)
-        p = put_varint(put_key(p, 2, VARINT), s.nanos);
-    return p;
-}
+static uint8_t *put_message(uint8_t *end, const txmsg_message *m) {
+    uint8_t *p = m->body_later ? put_number(end, 8, 1) : end;
 
-/* --- a message --- */
-
-static size_t header_size(const struct message_header *h) {
-    return some_size(bytes_str(h->name)) + some_size(bytes_str(h->value));
-}
-
-static size_t message_size(const txmsg_message *m) {
-    size_t n = some_size(m->topic) + some_size(m->key) + some_size(m->body) + some_size(m->content_type);
-
-    for (size_t i = 0; i < m->headers_n; i++)
-        n += field_size(header_size(&m->headers[i]));
-    if (m->deliver_at_us)
-        n += field_size(span_size(span_of_us(m->deliver_at_us)));
     if (m->expire_at_us)
-        n += field_size(span_size(span_of_us(m->expire_at_us)));
-    return n + (m->body_later ? 2 : 0);
-}
-
-static uint8_t *put_message(uint8_t *p, const txmsg_message *m, size_t n) {
-    p = put_head(p, 3, n);
-    p = put_some(p, 1, m->topic);
-    p = put_some(p, 2, m->key);
-    p = put_some(p, 3, m->body);
+        p = put_span(p, 7, m->expire_at_us);
+    if (m->deliver_at_us)
+        p = put_span(p, 6, m->deliver_at_us);
+    for (size_t i = m->headers_n; i-- > 0;)
+        p = put_header(p, &m->headers[i]);
     p = put_some(p, 4, m->content_type);
-    for (size_t i = 0; i < m->headers_n; i++) {
-        const struct message_header *h = &m->headers[i];
-        p = put_head(p, 5, header_size(h));
-        p = put_some(p, 1, bytes_str(h->name));
-        p = put_some(p, 2, bytes_str(h->value));
-    }
-    if (m->deliver_at_us)
-        p = put_span(p, 6, span_of_us(m->deliver_at_us));
-    if (m->expire_at_us)
-        p = put_span(p, 7, span_of_us(m->expire_at_us));
-    return m->body_later ? put_varint(put_key(p, 8, VARINT), 1) : p;
+    p = put_some(p, 3, m->body);
+    p = put_some(p, 2, m->key);
+    p = put_some(p, 1, m->topic);
+    return put_head(p, 3, (size_t)(end - p));
 }
 
-static size_t body_size(const struct body *b) {
-    return (b->n ? 1 + varint_size(b->n) : 0) + some_size(b->bytes);
-}
+static uint8_t *put_body(uint8_t *end, const struct body *b) {
+    uint8_t *p = put_some(end, 2, b->bytes);
 
-static uint8_t *put_body(uint8_t *p, const struct body *b) {
-    p = put_head(p, 3, body_size(b));
     if (b->n)
-        p = put_varint(put_key(p, 1, VARINT), b->n);
-    return put_some(p, 2, b->bytes);
+        p = put_number(p, 1, b->n);
+    return put_head(p, 3, (size_t)(end - p));
 }
 
 /* --- a request --- */
 
-size_t encode_size(const struct op_content *c, size_t *fields) {
-    size_t n = some_size(c->id) + some_size(c->producer) + some_size(c->business_key) + some_size(c->reason) +
-               (c->include_bodies ? 2 : 0);
+static bool has_messages(enum op_kind kind) {
+    return kind == OP_PREPARE || kind == OP_PUBLISH;
+}
 
-    *fields = 8;
-    for (size_t i = 0; i < c->n; i++) {
-        n += field_size(message_size(c->messages[i]));
-        *fields += 12 + 3 * c->messages[i]->headers_n;
-    }
-    for (size_t i = 0; c->bodies && i < c->bodies->n; i++) {
-        n += field_size(body_size(&c->bodies->list[i]));
-        *fields += 3;
-    }
-    if (c->check_after_ms)
-        n += field_size(span_size(span_of_us(c->check_after_ms * 1000)));
+/* What a kind of field may take beside the bytes in it: key, length, and of a span its two numbers. */
+enum { FIELD = 1 + 10, SPAN = FIELD + 2 * FIELD };
+
+static size_t message_bound(const txmsg_message *m) {
+    size_t n = 6 * FIELD + 2 * SPAN + m->topic.n + m->key.n + m->body.n + m->content_type.n;
+
+    for (size_t i = 0; i < m->headers_n; i++)
+        n += 3 * FIELD + strlen(m->headers[i].name) + strlen(m->headers[i].value);
     return n;
 }
 
-uint8_t *encode_request(const struct op_content *c, uint8_t *p) {
-    p = put_some(p, 1, c->id);
-    if (c->kind == OP_GET)
-        return c->include_bodies ? put_varint(put_key(p, 2, VARINT), 1) : p;
-    p = put_some(p, 2, c->producer);
-    if (c->kind == OP_CANCEL)
-        return put_some(p, 3, c->reason);
-    for (size_t i = 0; c->bodies && i < c->bodies->n; i++)
-        p = put_body(p, &c->bodies->list[i]);
-    for (size_t i = 0; i < c->n; i++)
-        p = put_message(p, c->messages[i], message_size(c->messages[i]));
-    p = put_some(p, 4, c->business_key);
-    if (c->check_after_ms)
-        p = put_span(p, 5, span_of_us(c->check_after_ms * 1000));
-    return p;
+static size_t options_bound(enum op_kind kind, const txmsg_call_options *o, size_t *fields) {
+    size_t n = bytes_str(o->business_key).n + bytes_str(o->reason).n;
+
+    if (kind != OP_CONFIRM)
+        return n;
+    *fields += o->bodies.n * 3;
+    return n + o->bodies.size + o->bodies.n * 3 * FIELD;
+}
+
+size_t encode_bound(const struct call *call, struct bytes producer, size_t *fields) {
+    size_t n = 4 * FIELD + SPAN + UUID_TEXT + producer.n;
+
+    *fields = 8;
+    for (size_t i = 0; has_messages(call->kind) && i < call->n; i++) {
+        n += message_bound(call->messages[i]);
+        *fields += 12 + 3 * call->messages[i]->headers_n;
+    }
+    return call->options ? n + options_bound(call->kind, call->options, fields) : n;
+}
+
+/* What comes behind the producer. */
+static uint8_t *put_options(uint8_t *end, enum op_kind kind, const txmsg_call_options *o) {
+    if (kind == OP_CANCEL)
+        return put_some(end, 3, bytes_str(o->reason));
+    if (kind == OP_PREPARE && o->check_after_ms)
+        end = put_span(end, 5, o->check_after_ms * 1000);
+    if (has_messages(kind))
+        return put_some(end, 4, bytes_str(o->business_key));
+    for (size_t i = kind == OP_CONFIRM ? o->bodies.n : 0; i-- > 0;)
+        end = put_body(end, &o->bodies.list[i]);
+    return end;
+}
+
+uint8_t *encode_request(const struct call *call, struct bytes producer, uint8_t *end) {
+    uint8_t *p = end;
+
+    if (call->kind == OP_GET) {
+        if (call->options && call->options->include_bodies)
+            p = put_number(p, 2, 1);
+    } else {
+        if (call->options)
+            p = put_options(p, call->kind, call->options);
+        for (size_t i = has_messages(call->kind) ? call->n : 0; i-- > 0;)
+            p = put_message(p, call->messages[i]);
+        p = put_some(p, 2, producer);
+    }
+    return put_some(p, 1, bytes_of(call->id->text, UUID_TEXT - 1));
 }
 
 /* --- the frame --- */
 
-uint8_t *encode_tagged(enum op_kind kind, uint64_t tag, size_t n, uint8_t *p) {
-    size_t operation = field_size(n);
+uint8_t *encode_operation(enum op_kind kind, size_t n, uint8_t *request) {
+    uint8_t *p = put_head(request, (unsigned)kind, n);
 
-    p = put_head(p, 1, 1 + varint_size(tag) + field_size(operation));
-    p = put_varint(put_key(p, 1, VARINT), tag);
-    p = put_head(p, 2, operation);
-    return put_head(p, (unsigned)kind, n);
+    return put_head(p, 2, n + (size_t)(request - p));
+}
+
+uint8_t *encode_tag(uint64_t tag, size_t n, uint8_t *p) {
+    *p++ = 1 << 3 | BYTES;
+    p = write_varint(p, 1 + varint_size(tag) + n);
+    *p++ = 1 << 3 | VARINT;
+    return write_varint(p, tag);
 }

@@ -42,19 +42,21 @@ struct op {
     int tries;
     uint64_t tag, hash;           /* tag: names it while it is in flight, never again */
     uint64_t deadline_ns, due_ns; /* due: when it began, later when it is to be repeated */
-    size_t fields, n;
+    uint8_t *operation, *request; /* as it stands in a frame; as the request of a call: its end, `n` bytes */
+    size_t n, fields;
+    size_t block;          /* its size, by number */
     struct waiter *waiter; /* NULL: asynchronous */
     txmsg_done_fn done;
     void *arg;
     txmsg_result result;
-    uint8_t bytes[]; /* n of the request */
+    uint8_t bytes[];
 };
 struct waiter {
     pthread_cond_t changed;
     size_t open; /* of its operations, how many are in flight */
 };
-/* NULL: out of memory. @thread any, without the lock */
-struct op *op_new(struct client *c, const struct op_content *content, size_t n, size_t fields);
+/* Begins now. TXMSG_ERROR_INVALID: too large. TXMSG_ERROR_MEMORY. @thread any, without the lock */
+int op_new(struct client *c, const struct call *call, struct op **ret);
 void op_free(struct client *c, struct op *op); /* NULL allowed */
 
 /* --- streams: route.c --- */

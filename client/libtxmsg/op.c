@@ -5,6 +5,8 @@
 #include "core/retry.h"
 #include "rpc/rpc.h"
 
+enum { FIELDS_MAX = 128 << 10 };
+
 /*
  * Memory of an operation is used again where one follows another in a callback: those of a frame end together and begin together, which is more than
  * malloc() keeps at hand. Not with the address sanitizer: it would find nothing.
@@ -26,41 +28,60 @@ static size_t block_of(size_t size) {
 }
 
 static struct op *take_memory(struct client *c, size_t size) {
-    size_t i = block_of(size);
+    size_t block = block_of(size);
+    struct op *op;
 
-    if (i == SPARE_SIZES || !client_is_engine(c) || list_empty(&c->spare[i].list))
-        return mem_alloc(i == SPARE_SIZES ? size : blocks[i]);
-    c->spare[i].n--;
-    return LIST_ENTRY(list_pop(&c->spare[i].list), struct op, link);
+    if (block < SPARE_SIZES && client_is_engine(c) && !list_empty(&c->spare[block].list)) {
+        op = LIST_ENTRY(list_pop(&c->spare[block].list), struct op, link);
+        c->spare[block].n--;
+    } else {
+        op = mem_alloc(block < SPARE_SIZES ? blocks[block] : size);
+        if (!op)
+            return NULL;
+    }
+    memset(op, 0, offsetof(struct op, result));
+    op->block = block;
+    return op;
 }
 
 static void give_memory(struct client *c, struct op *op) {
-    size_t i = block_of(sizeof(*op) + op->n);
-
-    if (i == SPARE_SIZES || !client_is_engine(c) || c->spare[i].n >= SPARE_MAX) {
+    if (op->block == SPARE_SIZES || !client_is_engine(c) || c->spare[op->block].n >= SPARE_MAX) {
         mem_free(op);
         return;
     }
-    list_add_head(&c->spare[i].list, &op->link);
-    c->spare[i].n++;
+    list_add_head(&c->spare[op->block].list, &op->link);
+    c->spare[op->block].n++;
 }
 
-struct op *op_new(struct client *c, const struct op_content *content, size_t n, size_t fields) {
-    struct op *op = take_memory(c, sizeof(*op) + n);
+static void encode(struct op *op, const struct call *call, struct bytes producer, uint8_t *end) {
+    op->request = encode_request(call, producer, end);
+    op->n = (size_t)(end - op->request);
+    op->operation = encode_operation(call->kind, op->n, op->request);
+}
 
+int op_new(struct client *c, const struct call *call, struct op **ret) {
+    struct bytes producer = bytes_of(c->o->producer, c->o->producer_n);
+    int64_t timeout_ms = call->options ? call->options->timeout_ms : 0;
+    size_t fields, bound = encode_bound(call, producer, &fields) + ENCODE_OPERATION_MAX;
+    struct op *op;
+
+    if (bound > MESSAGE_BYTES_MAX || fields > FIELDS_MAX)
+        return TXMSG_ERROR_INVALID;
+    op = take_memory(c, sizeof(*op) + bound);
     if (!op)
-        return NULL;
-    memset(op, 0, offsetof(struct op, result));
-    op->kind = content->kind;
-    op->alone = content->kind == OP_GET;
-    op->n = n;
+        return TXMSG_ERROR_MEMORY;
+    op->kind = call->kind;
+    op->alone = call->kind == OP_GET;
     op->fields = fields;
     list_init(&op->link);
-    memcpy(&op->hash, content->id.p + content->id.n - sizeof(op->hash), sizeof(op->hash)); /* its end is random */
+    memcpy(&op->hash, call->id->text + UUID_TEXT - 1 - sizeof(op->hash), sizeof(op->hash)); /* its end is random */
     result_init(&op->result);
-    memcpy(op->result.id.text, content->id.p, UUID_TEXT);
-    ASSERT(encode_request(content, op->bytes) == op->bytes + n);
-    return op;
+    op->result.id = *call->id;
+    encode(op, call, producer, op->bytes + bound);
+    op->due_ns = client_now_ns(c);
+    op->deadline_ns = op->due_ns + (uint64_t)(timeout_ms ? timeout_ms : c->o->timeout_ms) * NS_PER_MS;
+    *ret = op;
+    return TXMSG_OK;
 }
 
 void op_free(struct client *c, struct op *op) {

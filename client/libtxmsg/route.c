@@ -138,7 +138,7 @@ static size_t measure(const struct route *r, size_t *bytes) {
     *bytes = 0;
     LIST_FOR (e, &r->ready) {
         const struct op *op = LIST_ENTRY(e, struct op, link);
-        size_t size = ENCODE_TAGGED_MAX + op->n;
+        size_t size = ENCODE_TAG_MAX + ENCODE_OPERATION_MAX + op->n;
 
         if (n == r->credit || n == FRAME_OPERATIONS ||
             (n > 0 && (*bytes + size > FRAME_BYTES || fields + op->fields > FRAME_FIELDS)))
@@ -167,10 +167,11 @@ static grpc_byte_buffer *next_frame(struct stream *s, uint64_t now) {
     r->credit -= n;
     for (; n > 0; n--) {
         struct op *op = LIST_ENTRY(list_pop(&r->ready), struct op, link);
+        size_t size = (size_t)(op->request - op->operation) + op->n;
 
-        p = encode_tagged(op->kind, op->tag, op->n, p);
-        memcpy(p, op->bytes, op->n);
-        p += op->n;
+        p = encode_tag(op->tag, size, p);
+        memcpy(p, op->operation, size);
+        p += size;
         op->tries++;
         op->place = OP_SENT;
         op->route = r;

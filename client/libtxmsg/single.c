@@ -64,7 +64,7 @@ void single_start(struct client *c, struct op *op, uint64_t now) {
     s->event.fn = on_done;
     s->tag = op->tag;
     exchange_init(&s->x);
-    request = grpc_slice_from_copied_buffer((const char *)op->bytes, op->n);
+    request = grpc_slice_from_copied_buffer((const char *)op->request, op->n);
     s->x.request = grpc_raw_byte_buffer_create(&request, 1);
     grpc_slice_unref(request);
     s->x.call = grpc_channel_create_call(

@@ -1,32 +1,51 @@
 /* libtxmsg: what is written by hand is what the generated code reads. */
 #include "encode.h"
 
-#include "base/uuid.h"
 #include "txmsg/v1/message_service.pb-c.h"
+#include "txmsg/view.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 
 #include <cmocka.h>
 
-#define ID "01a1fda4-3e4e-7a28-aa69-48f54cbe73eb"
-
+static const txmsg_id id = {"01a1fda4-3e4e-7a28-aa69-48f54cbe73eb"};
+static const struct bytes producer = BYTES_LIT("shop");
 static uint8_t bytes[1 << 20];
 
-/* The request in a frame of one, read back by the generated code. */
-static Txmsg__V1__PipelineRequest *round_trip(const struct op_content *c, uint64_t tag) {
-    size_t fields, n = encode_size(c, &fields);
-    uint8_t *request = encode_tagged(c->kind, tag, n, bytes), *end = encode_request(c, request);
+/* The request of a call, and what it says of itself beforehand. Its begin; it ends with `bytes`. */
+static uint8_t *encode(const struct call *c) {
+    size_t fields, bound = encode_bound(c, producer, &fields);
+    uint8_t *end = bytes + sizeof(bytes), *request = encode_request(c, producer, end);
 
-    assert_true(request - bytes <= ENCODE_TAGGED_MAX);
-    assert_int_equal(end - request, n);
-    Txmsg__V1__PipelineRequest *frame = txmsg__v1__pipeline_request__unpack(NULL, (size_t)(end - bytes), bytes);
+    assert_true((size_t)(end - request) <= bound);
+    return request;
+}
+
+/* The request in a frame of one, read back by the generated code. */
+static Txmsg__V1__PipelineRequest *round_trip(const struct call *c, uint64_t tag) {
+    uint8_t *request = encode(c), *end = bytes + sizeof(bytes), head[ENCODE_TAG_MAX];
+    uint8_t *operation = encode_operation(c->kind, (size_t)(end - request), request);
+    size_t n = (size_t)(encode_tag(tag, (size_t)(end - operation), head) - head);
+    uint8_t *begin = operation - n;
+
+    assert_true(request - operation <= ENCODE_OPERATION_MAX);
+    assert_true(n <= ENCODE_TAG_MAX);
+    memcpy(begin, head, n);
+    Txmsg__V1__PipelineRequest *frame = txmsg__v1__pipeline_request__unpack(NULL, (size_t)(end - begin), begin);
     assert_non_null(frame);
     assert_int_equal(frame->n_operations, 1);
     assert_true(frame->operations[0]->tag == tag);
     assert_int_equal(protobuf_c_message_get_packed_size(&frame->base),
-                     end - bytes); /* nothing unknown, nothing twice */
+                     end - begin); /* nothing unknown, nothing twice */
     return frame;
+}
+
+static txmsg_call_options *options(void) {
+    txmsg_call_options *o = txmsg_call_options_new();
+
+    assert_non_null(o);
+    return o;
 }
 
 static txmsg_message *full_message(size_t body) {
@@ -47,18 +66,17 @@ static txmsg_message *full_message(size_t body) {
 static void test_prepare(void **state) {
     txmsg_message *full = full_message(300), *bare = txmsg_message_new("t");
     const txmsg_message *const both[] = {full, bare};
-    const struct op_content c = {.kind = OP_PREPARE,
-                                 .id = BYTES_LIT(ID),
-                                 .producer = BYTES_LIT("shop"),
-                                 .business_key = BYTES_LIT("order 1"),
-                                 .check_after_ms = 90500,
-                                 .messages = both,
-                                 .n = 2};
+    txmsg_call_options *o = options();
+    const struct call c = {.kind = OP_PREPARE, .id = &id, .messages = both, .n = 2, .options = o};
+    assert_int_equal(txmsg_call_options_set_business_key(o, "order 1"), TXMSG_OK);
+    assert_int_equal(txmsg_call_options_set_check_after_ms(o, 90500), TXMSG_OK);
+    assert_int_equal(txmsg_call_options_set_reason(o, "of a Cancel alone"), TXMSG_OK);
+    assert_int_equal(txmsg_call_options_set_body(o, 0, "of a Confirm alone", 18), TXMSG_OK);
     Txmsg__V1__PipelineRequest *frame = round_trip(&c, 300);
     const Txmsg__V1__Operation *operation = frame->operations[0]->operation;
 
     assert_int_equal(operation->operation_case, TXMSG__V1__OPERATION__OPERATION_PREPARE);
-    assert_string_equal(operation->prepare->transaction_id, ID);
+    assert_string_equal(operation->prepare->transaction_id, id.text);
     assert_string_equal(operation->prepare->producer, "shop");
     assert_string_equal(operation->prepare->business_key, "order 1");
     assert_int_equal(operation->prepare->check_after->seconds, 90);
@@ -80,6 +98,7 @@ static void test_prepare(void **state) {
     assert_string_equal(operation->prepare->messages[1]->topic, "t");
     assert_int_equal(operation->prepare->messages[1]->body.len, 0);
     txmsg__v1__pipeline_request__free_unpacked(frame, NULL);
+    txmsg_call_options_free(o);
     txmsg_message_free(full);
     txmsg_message_free(bare);
 }
@@ -88,25 +107,24 @@ static void test_others(void **state) {
     txmsg_message *m = txmsg_message_new("t");
     assert_int_equal(txmsg_message_set_body_later(m, 1), TXMSG_OK);
     const txmsg_message *const one[] = {m};
-    struct op_content c = {
-        .kind = OP_PUBLISH, .id = BYTES_LIT(ID), .producer = BYTES_LIT("shop"), .messages = one, .n = 1};
+    struct call c = {.kind = OP_PUBLISH, .id = &id, .messages = one, .n = 1};
     Txmsg__V1__PipelineRequest *frame = round_trip(&c, 1);
 
     assert_int_equal(frame->operations[0]->operation->operation_case, TXMSG__V1__OPERATION__OPERATION_PUBLISH);
     assert_int_equal(frame->operations[0]->operation->publish->n_messages, 1);
     assert_true(frame->operations[0]->operation->publish->messages[0]->body_later);
     txmsg__v1__pipeline_request__free_unpacked(frame, NULL);
-    c = (struct op_content){.kind = OP_CONFIRM, .id = BYTES_LIT(ID), .producer = BYTES_LIT("shop")};
+    c.kind = OP_CONFIRM; /* of messages that are not its own nothing is said */
     frame = round_trip(&c, UINT64_MAX);
-    assert_string_equal(frame->operations[0]->operation->confirm->transaction_id, ID);
+    assert_string_equal(frame->operations[0]->operation->confirm->transaction_id, id.text);
     txmsg__v1__pipeline_request__free_unpacked(frame, NULL);
-    struct bodies bodies = {0};
-    assert_int_equal(bodies_set(&bodies, 0, "first", 5, 100), TXMSG_OK);
-    assert_int_equal(bodies_set(&bodies, 300, "third", 5, 100), TXMSG_OK);
-    assert_int_equal(bodies_set(&bodies, 0, "", 0, 100), TXMSG_OK);
-    assert_int_equal(bodies_set(&bodies, 300, bytes, 101, 100), TXMSG_ERROR_INVALID);
-    assert_int_equal(bodies.size, 5);
-    c.bodies = &bodies;
+    txmsg_call_options *o = options();
+    assert_int_equal(txmsg_call_options_set_body(o, 0, "first", 5), TXMSG_OK);
+    assert_int_equal(txmsg_call_options_set_body(o, 300, "third", 5), TXMSG_OK);
+    assert_int_equal(txmsg_call_options_set_body(o, 0, "", 0), TXMSG_OK);
+    assert_int_equal(bodies_set(&o->bodies, 300, bytes, 101, 100), TXMSG_ERROR_INVALID);
+    assert_int_equal(o->bodies.size, 5);
+    c.options = o;
     frame = round_trip(&c, 7);
     const Txmsg__V1__ConfirmRequest *confirm = frame->operations[0]->operation->confirm;
     assert_int_equal(confirm->n_bodies, 2);
@@ -115,28 +133,30 @@ static void test_others(void **state) {
     assert_int_equal(confirm->bodies[1]->n, 300);
     assert_memory_equal(confirm->bodies[1]->body.data, "third", 5);
     txmsg__v1__pipeline_request__free_unpacked(frame, NULL);
-    bodies_clear(&bodies);
-    c = (struct op_content){
-        .kind = OP_CANCEL, .id = BYTES_LIT(ID), .producer = BYTES_LIT("shop"), .reason = BYTES_LIT("no stock")};
+    assert_int_equal(txmsg_call_options_set_reason(o, "no stock"), TXMSG_OK);
+    c.kind = OP_CANCEL;
     frame = round_trip(&c, 1 << 20);
     assert_string_equal(frame->operations[0]->operation->cancel->reason, "no stock");
     txmsg__v1__pipeline_request__free_unpacked(frame, NULL);
+    txmsg_call_options_free(o);
     txmsg_message_free(m);
 }
 
 static void test_get(void **state) {
-    struct op_content c = {.kind = OP_GET, .id = BYTES_LIT(ID)};
+    txmsg_call_options *o = options();
+    const struct call c = {.kind = OP_GET, .id = &id, .options = o};
 
     for (int bodies = 0; bodies < 2; bodies++) {
-        c.include_bodies = bodies;
-        size_t fields, n = encode_size(&c, &fields);
-        assert_int_equal(encode_request(&c, bytes) - bytes, n);
-        Txmsg__V1__GetTransactionRequest *request = txmsg__v1__get_transaction_request__unpack(NULL, n, bytes);
+        assert_int_equal(txmsg_call_options_set_include_bodies(o, bodies), TXMSG_OK);
+        const uint8_t *begin = encode(&c);
+        Txmsg__V1__GetTransactionRequest *request =
+            txmsg__v1__get_transaction_request__unpack(NULL, (size_t)(bytes + sizeof(bytes) - begin), begin);
         assert_non_null(request);
-        assert_string_equal(request->transaction_id, ID);
+        assert_string_equal(request->transaction_id, id.text);
         assert_int_equal(request->include_bodies, bodies);
         txmsg__v1__get_transaction_request__free_unpacked(request, NULL);
     }
+    txmsg_call_options_free(o);
 }
 
 /* Lengths of one, two and three bytes as varints, and the borders between. */
@@ -146,8 +166,7 @@ static void test_sizes(void **state) {
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
         txmsg_message *m = full_message(sizes[i]);
         const txmsg_message *const one[] = {m};
-        const struct op_content c = {
-            .kind = OP_PREPARE, .id = BYTES_LIT(ID), .producer = BYTES_LIT("shop"), .messages = one, .n = 1};
+        const struct call c = {.kind = OP_PREPARE, .id = &id, .messages = one, .n = 1};
 
         for (unsigned bit = 0; bit < 64; bit++) {
             Txmsg__V1__PipelineRequest *frame = round_trip(&c, UINT64_C(1) << bit);
