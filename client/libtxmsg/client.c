@@ -18,14 +18,6 @@ bool client_on_engine(void) {
     return engine_of != NULL;
 }
 
-bool client_is_engine(const struct client *c) {
-    return pthread_equal(c->thread, pthread_self());
-}
-
-uint64_t client_now_ns(const struct client *c) {
-    return client_is_engine(c) ? c->turn_ns : clock_mono_ns();
-}
-
 void client_start(struct client *c, grpc_call *call, const grpc_op *ops, size_t n, struct event *ev) {
     c->batches++;
     crossing_begin(ev);

@@ -74,7 +74,10 @@ void route_deinit(struct route *r);
 static inline bool route_takes(const struct route *r) {
     return r->granted && stream_is_open(&r->stream);
 }
-void route_take(struct route *r, struct op *op);
+static inline void route_take(struct route *r, struct op *op) {
+    op->place = OP_READY;
+    list_add_tail(&r->ready, &op->link);
+}
 /* Owes answers and says nothing: ends it. */
 void route_watch(struct route *r, uint64_t now);
 
@@ -140,11 +143,20 @@ void client_wait(struct client *c, struct waiter *w);
 int client_flush(struct client *c, int64_t timeout_ms);
 int client_dispatch(struct client *c, int max);
 bool client_on_engine(void); /* the calling thread is that of an engine */
-bool client_is_engine(const struct client *c);
-uint64_t client_now_ns(const struct client *c); /* in callbacks that of the turn: many come together */
+static inline bool client_is_engine(const struct client *c) {
+    return pthread_equal(c->thread, pthread_self());
+}
+/* In callbacks that of the turn: many come together. */
+static inline uint64_t client_now_ns(const struct client *c) {
+    return client_is_engine(c) ? c->turn_ns : clock_mono_ns();
+}
 
 /* For streams and calls, under the lock. */
-struct op *op_of_tag(struct client *c, uint64_t tag);
+static inline struct op *op_of_tag(struct client *c, uint64_t tag) {
+    struct op *op = c->slots[tag & c->slot_mask];
+
+    return op && op->tag == tag ? op : NULL;
+}
 /* An attempt has ended; op->result says how. */
 void op_attempted(struct client *c, struct op *op, enum outcome o, uint64_t now);
 /* To a stream, to wait for one, or on a call of its own. */

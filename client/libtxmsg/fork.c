@@ -3,12 +3,11 @@
 #include "base/err.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 
-static atomic_uint count;
+atomic_uint fork_counter;
 
 static void in_child(void) {
-    atomic_fetch_add(&count, 1);
+    atomic_fetch_add(&fork_counter, 1);
 }
 
 static void watch(void) {
@@ -19,5 +18,5 @@ unsigned fork_count(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
 
     pthread_once(&once, watch);
-    return atomic_load_explicit(&count, memory_order_relaxed);
+    return fork_count_again();
 }

@@ -48,7 +48,7 @@ int handle_enter(txmsg_client *h, struct client **ret) {
         return TXMSG_ERROR_INVALID;
     atomic_fetch_add(&h->users, 1); /* before looking: who closes looks at it afterwards */
     unsigned state = atomic_load(&h->state);
-    if (state == OPEN && h->made_in == fork_count()) {
+    if (state == OPEN && h->made_in == fork_count_again()) {
         *ret = h->client;
         return TXMSG_OK;
     }

@@ -91,12 +91,6 @@ void op_free(struct client *c, struct op *op) {
     give_memory(c, op);
 }
 
-struct op *op_of_tag(struct client *c, uint64_t tag) {
-    struct op *op = c->slots[tag & c->slot_mask];
-
-    return op && op->tag == tag ? op : NULL;
-}
-
 /* --- where to --- */
 
 static struct route *choose(struct client *c, const struct op *op) {
@@ -165,15 +159,11 @@ static void finish(struct client *c, struct op *op, int status) {
     }
 }
 
-void op_attempted(struct client *c, struct op *op, enum outcome o, uint64_t now) {
+static void failed(struct client *c, struct op *op, enum outcome o, uint64_t now) {
     static const struct backoff pause = {.initial_ms = 50, .max_ms = 2000, .factor = 2, .jitter = 0.5};
     txmsg_result *r = &op->result;
     int64_t delay_ms;
 
-    if (o == OUTCOME_DONE) {
-        finish(c, op, TXMSG_OK);
-        return;
-    }
     if (o == OUTCOME_REFUSED) {
         finish(c, op, op->maybe && !outcome_settles(r->code, r->reason) ? TXMSG_UNKNOWN : TXMSG_REFUSED);
         return;
@@ -188,6 +178,13 @@ void op_attempted(struct client *c, struct op *op, enum outcome o, uint64_t now)
     leave_place(op);
     op->place = OP_DELAYED;
     list_add_tail(&c->delayed, &op->link);
+}
+
+void op_attempted(struct client *c, struct op *op, enum outcome o, uint64_t now) {
+    if (o == OUTCOME_DONE)
+        finish(c, op, TXMSG_OK);
+    else
+        failed(c, op, o, now);
 }
 
 /* Its time is over, or that of the client. What an earlier attempt was told says more than that. */

@@ -16,13 +16,14 @@ bool result_valid(const txmsg_result *r) {
 }
 
 void result_init(txmsg_result *r) {
-    *r = (txmsg_result){.magic = MAGIC, .reason = "", .message = ""};
-    arena_init(&r->texts, TEXTS_MAX);
+    *r = (txmsg_result){.magic = MAGIC, .reason = "", .message = "", .texts.max = TEXTS_MAX};
 }
 
 void result_deinit(txmsg_result *r) {
-    view_free(r->view);
-    arena_deinit(&r->texts);
+    if (r->view)
+        view_free(r->view);
+    if (r->texts.head)
+        arena_deinit(&r->texts);
     r->magic = DEAD;
 }
 
@@ -94,7 +95,7 @@ static void keep_time(struct result_time *t, struct bytes timestamp) {
 
     t->us = fits ? 0 : read_time(timestamp);
     t->n = fits ? (uint8_t)timestamp.n : 0;
-    if (fits)
+    if (fits && timestamp.n > 0)
         memcpy(t->raw, timestamp.p, timestamp.n);
 }
 
@@ -192,36 +193,56 @@ bool outcome_settles(int code, const char *reason) {
            (code == RPC_FAILED_PRECONDITION && (is(reason, "DECIDED_OTHERWISE") || is(reason, "PRODUCER_MISMATCH")));
 }
 
-enum outcome result_take_status(txmsg_result *r, struct bytes status, const char *id) {
-    struct wire_reader in = wire_reader(status);
-    struct bytes found = BYTES_NULL;
+struct status {
+    struct bytes id, prepared, decided;
+    uint64_t state, origin;
+};
+
+/* False: it is not protobuf. */
+static bool scan_status(struct wire_reader in, struct status *s) {
     struct scan f;
 
+    /* In this order they come from the service; the rest is for what comes otherwise. */
+    (void)scan_bytes(&in, SCAN_BYTES(1), &s->id);
+    (void)scan_small(&in, SCAN_VARINT(2), &s->state);
+    (void)scan_small(&in, SCAN_VARINT(3), &s->origin);
+    (void)scan_bytes(&in, SCAN_BYTES(4), &s->prepared);
+    (void)scan_bytes(&in, SCAN_BYTES(5), &s->decided);
     while ((f = scan_next(&in)).key > 0) {
         switch (f.key) {
         case SCAN_BYTES(1):
-            found = f.bytes;
+            s->id = f.bytes;
             break;
         case SCAN_VARINT(2):
-            r->state = f.value <= TXMSG_STATE_STUCK ? (int)f.value : TXMSG_STATE_NONE;
+            s->state = f.value;
             break;
         case SCAN_VARINT(3):
-            r->origin = f.value <= TXMSG_ORIGIN_ADMIN ? (int)f.value : TXMSG_ORIGIN_NONE;
+            s->origin = f.value;
             break;
         case SCAN_BYTES(4):
-            keep_time(&r->prepared, f.bytes);
+            s->prepared = f.bytes;
             break;
         case SCAN_BYTES(5):
-            keep_time(&r->decided, f.bytes);
+            s->decided = f.bytes;
             break;
         }
     }
-    if (f.key < 0 || found.n != UUID_TEXT - 1 || memcmp(found.p, id, UUID_TEXT - 1) != 0) {
+    return f.key == 0;
+}
+
+enum outcome result_take_status(txmsg_result *r, struct bytes status, const char *id) {
+    struct status s = {0};
+
+    if (!scan_status(wire_reader(status), &s) || s.id.n != UUID_TEXT - 1 || memcmp(s.id.p, id, UUID_TEXT - 1) != 0) {
         r->state = r->origin = 0;
         r->prepared = r->decided = (struct result_time){0};
         result_error(r, RPC_INTERNAL, "", "the answer is not that of this transaction");
         return OUTCOME_UNKNOWN;
     }
+    r->state = s.state <= TXMSG_STATE_STUCK ? (int)s.state : TXMSG_STATE_NONE;
+    r->origin = s.origin <= TXMSG_ORIGIN_ADMIN ? (int)s.origin : TXMSG_ORIGIN_NONE;
+    keep_time(&r->prepared, s.prepared);
+    keep_time(&r->decided, s.decided);
     r->code = RPC_OK;
     r->reason = r->message = "";
     r->retry_after_ms = 0;

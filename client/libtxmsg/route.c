@@ -126,11 +126,6 @@ static void on_ended(struct stream *s, uint64_t now) {
 
 /* --- sending --- */
 
-void route_take(struct route *r, struct op *op) {
-    op->place = OP_READY;
-    list_add_tail(&r->ready, &op->link);
-}
-
 /* How many of the ready ones go in the next frame, and at most how many bytes they are. */
 static size_t measure(const struct route *r, size_t *bytes) {
     size_t n = 0, fields = 0;

@@ -25,7 +25,28 @@ static inline struct scan scan_slowly(struct wire_reader *r) {
     return (struct scan){e == 1 ? (int64_t)f.id << 3 | (int64_t)f.type : e, f.value, f.bytes};
 }
 
-/* The same, faster where the key and a length are below 128, and a number below 2^35. */
+/* The next field if it has this key, and a length or number below 128; else nothing has happened. */
+static inline bool scan_bytes(struct wire_reader *r, uint8_t key, struct bytes *ret) {
+    const uint8_t *p = r->p;
+
+    if (r->end - p < 2 || p[0] != key || p[1] >= 0x80 || r->end - p < p[1] + 2)
+        return false;
+    *ret = bytes_of(p + 2, p[1]);
+    r->p = ret->p + ret->n;
+    return true;
+}
+
+static inline bool scan_small(struct wire_reader *r, uint8_t key, uint64_t *ret) {
+    const uint8_t *p = r->p;
+
+    if (r->end - p < 2 || p[0] != key || p[1] >= 0x80)
+        return false;
+    *ret = p[1];
+    r->p = p + 2;
+    return true;
+}
+
+/* As wire_next(), faster where the key and a length are below 128, and a number below 2^35. */
 static inline struct scan scan_next(struct wire_reader *r) {
     const uint8_t *p = r->p;
     uint64_t value = 0;
