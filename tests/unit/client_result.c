@@ -89,6 +89,28 @@ static void test_status(void **state) {
     result_deinit(&r);
 }
 
+/* Fields in another order, twice, unknown ones between, numbers and lengths in more bytes than they need: all of it is protobuf. */
+static void test_status_otherwise(void **state) {
+    static const uint8_t other[] = "\x2a\x02\x08\x07"     /* decided */
+                                   "\xfa\x07\x03new"      /* unknown, with a key of two bytes */
+                                   "\x18\x81\x80\x00"     /* origin */
+                                   "\x22\x82\x00\x08\x05" /* prepared */
+                                   "\x10\x01\x10\x02"     /* state, twice */
+                                   "\x0a\x24" ID "\x39"
+                                   "fixed64!";
+    const struct bytes status = bytes_of(other, sizeof(other) - 1);
+    txmsg_result r;
+
+    result_init(&r);
+    assert_int_equal(result_take_status(&r, status, ID), OUTCOME_DONE);
+    assert_int_equal(txmsg_result_state(&r), 2);
+    assert_int_equal(txmsg_result_origin(&r), 1);
+    assert_int_equal(txmsg_result_prepare_time_us(&r), 5000000);
+    assert_int_equal(txmsg_result_decision_time_us(&r), 7000000);
+    assert_int_equal(result_take_status(&r, bytes_of(other, status.n - 1), ID), OUTCOME_UNKNOWN);
+    result_deinit(&r);
+}
+
 static void test_error(void **state) {
     const struct rpc_error error = {.code = RPC_FAILED_PRECONDITION,
                                     .reason = "DECIDED_OTHERWISE",
@@ -134,6 +156,7 @@ static void test_misuse(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_outcomes), cmocka_unit_test(test_status),
-                                       cmocka_unit_test(test_error), cmocka_unit_test(test_misuse)};
+                                       cmocka_unit_test(test_status_otherwise), cmocka_unit_test(test_error),
+                                       cmocka_unit_test(test_misuse)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
