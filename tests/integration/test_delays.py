@@ -10,7 +10,7 @@ from harness.client import CONFIRMED, DELIVERY, PREPARED, admin_pb2, message, pr
 from harness.ids import uuid7
 from harness.peers import Reply
 from harness.pipeline import Pipe
-from harness.system import memory
+from harness.system import memory, room
 from harness.world import metric, subscription
 from servers.process import wait_until
 
@@ -267,7 +267,7 @@ def test_hundred_thousand_due_at_once_are_no_storm(world, client):
     seconds = max(times) - min(times)
     assert len(times) <= STORM["rate"] * (seconds + 1) + 20, f"{len(times)} in {seconds:.1f} s"
     grown = memory(world.txmsgd.process.pid)[0] - before
-    assert grown < 160 << 20, f"{grown >> 20} MiB more"
+    assert grown < room(160), f"{grown >> 20} MiB more"
     world.ctl("delete", "subscription", topic, "--yes")
 
 
