@@ -81,7 +81,7 @@ static void run_turn(struct client *c, struct batch *b, int turn) {
         b->items[i].op->waiter = &waiter;
         b->turn[n++] = b->items[i].op;
     }
-    entered = client_submit(c, b->turn, n, true, &e);
+    entered = client_submit(c, b->turn, n, &e);
     client_wait(c, &waiter);
     for (; entered < n; entered++) {
         txmsg_result *r = &b->turn[entered]->result;

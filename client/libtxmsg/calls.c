@@ -133,7 +133,7 @@ static int wait_for(struct client *c, struct op *op, txmsg_result *result) {
     int e;
 
     op->waiter = &waiter;
-    if (client_submit(c, &op, 1, true, &e)) {
+    if (client_submit(c, &op, 1, &e)) {
         client_wait(c, &waiter);
         e = op->result.status;
         if (result)
@@ -179,7 +179,8 @@ int call_begin(txmsg_client *client, const struct call *call, txmsg_done_fn done
     if (!e) {
         op->done = done;
         op->arg = arg;
-        if (!client_submit(c, &op, 1, false, &e))
+        e = client_begin(c, op);
+        if (e)
             op_free(c, op);
     }
     handle_leave(client);

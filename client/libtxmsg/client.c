@@ -90,7 +90,30 @@ static int wait_for_room(struct client *c, const struct op *op, bool wait) {
     return c->closing ? TXMSG_ERROR_CLOSED : TXMSG_OK;
 }
 
-size_t client_submit(struct client *c, struct op *const *ops, size_t n, bool wait, int *error) {
+/* The engine needs no waking: at the end of its turn it looks after all that is in flight. @locks lock */
+static void let_in(struct client *c, struct op *op, uint64_t now) {
+    bool idle = c->live == 0;
+
+    enter(c, op, now);
+    if ((idle || op->place == OP_WAITING) && !client_is_engine(c))
+        wake(c);
+}
+
+int client_begin(struct client *c, struct op *op) {
+    uint64_t now = op->due_ns;
+    int e;
+
+    pthread_mutex_lock(&c->lock);
+    e = wait_for_room(c, op, false);
+    if (!e)
+        let_in(c, op, now);
+    if (!e && !client_is_engine(c))
+        write_all(c, now);
+    pthread_mutex_unlock(&c->lock);
+    return e;
+}
+
+size_t client_submit(struct client *c, struct op *const *ops, size_t n, int *error) {
     uint64_t now = ops[0]->due_ns;
     size_t i = 0;
 
@@ -99,16 +122,12 @@ size_t client_submit(struct client *c, struct op *const *ops, size_t n, bool wai
     for (; i < n; i++) {
         if (i > 0 && !has_room(c, ops[i]))
             write_all(c, now); /* it may wait for those before it */
-        *error = wait_for_room(c, ops[i], wait);
+        *error = wait_for_room(c, ops[i], true);
         if (*error)
             break;
-        bool idle = c->live == 0;
-        enter(c, ops[i], now);
-        if (idle || ops[i]->place == OP_WAITING)
-            wake(c);
+        let_in(c, ops[i], now);
     }
-    if (!client_is_engine(c))
-        write_all(c, now);
+    write_all(c, now);
     pthread_mutex_unlock(&c->lock);
     return i;
 }

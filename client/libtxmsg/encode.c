@@ -107,6 +107,10 @@ static bool has_messages(enum op_kind kind) {
     return kind == OP_PREPARE || kind == OP_PUBLISH;
 }
 
+static size_t messages_of(const struct call *call) {
+    return has_messages(call->kind) ? call->n : 0;
+}
+
 /* What a kind of field may take beside the bytes in it: key, length, and of a span its two numbers. */
 enum { FIELD = 1 + 10, SPAN = FIELD + 2 * FIELD };
 
@@ -131,7 +135,7 @@ size_t encode_bound(const struct call *call, struct bytes producer, size_t *fiel
     size_t n = 4 * FIELD + SPAN + UUID_TEXT + producer.n;
 
     *fields = 8;
-    for (size_t i = 0; has_messages(call->kind) && i < call->n; i++) {
+    for (size_t i = 0, messages = messages_of(call); i < messages; i++) {
         n += message_bound(call->messages[i]);
         *fields += 12 + 3 * call->messages[i]->headers_n;
     }
@@ -160,7 +164,7 @@ uint8_t *encode_request(const struct call *call, struct bytes producer, uint8_t 
     } else {
         if (call->options)
             p = put_options(p, call->kind, call->options);
-        for (size_t i = has_messages(call->kind) ? call->n : 0; i-- > 0;)
+        for (size_t i = messages_of(call); i-- > 0;)
             p = put_message(p, call->messages[i]);
         p = put_some(p, 2, producer);
     }

@@ -1,7 +1,7 @@
 /*
  * The inside of a client.
  *
- *   caller -> op_new() (packed there) -> client_submit(): within the bounds -> op_route(): to a stream that is open, to `waiting`, or a call of its
+ *   caller -> op_new() (packed there) -> client_begin(), client_submit(): within the bounds -> op_route(): to a stream that is open, to `waiting`, or a call of its
  *   own -> a frame, a write -> a result -> done, or `delayed` until it is repeated, until its deadline -> a waiting caller, or `finished` and a callback
  *
  * One lock guards all of it but what says otherwise. The engine's thread alone waits on core's queue, opens streams, repeats and gives up. Any thread
@@ -133,11 +133,13 @@ int client_make(const txmsg_options *o, struct client **ret);
 void client_close(struct client *c);
 /* After that, with nobody inside: the engine ends; callbacks that were to be dispatched come from here. */
 void client_destroy(struct client *c);
+/* TXMSG_OK: it is in flight, and the client's until it is finished. TXMSG_ERROR_BUSY, TXMSG_ERROR_CLOSED. @thread any */
+int client_begin(struct client *c, struct op *op);
 /*
- * How many of them, from the first, are in flight, and the client's until they are finished; *error is why the next is not, TXMSG_OK where there is none.
- * `wait`: for room, each until its deadline. @thread any
+ * As many of them, from the first, as find room, each until its deadline; *error is why the next does not, TXMSG_OK where there is none. @thread any but
+ * the engine's
  */
-size_t client_submit(struct client *c, struct op *const *ops, size_t n, bool wait, int *error);
+size_t client_submit(struct client *c, struct op *const *ops, size_t n, int *error);
 /* Until its operations are finished; they are the caller's then. */
 void client_wait(struct client *c, struct waiter *w);
 int client_flush(struct client *c, int64_t timeout_ms);

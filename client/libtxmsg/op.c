@@ -39,7 +39,6 @@ static struct op *take_memory(struct client *c, size_t size) {
         if (!op)
             return NULL;
     }
-    memset(op, 0, offsetof(struct op, result));
     op->block = block;
     return op;
 }
@@ -70,10 +69,18 @@ int op_new(struct client *c, const struct call *call, struct op **ret) {
     op = take_memory(c, sizeof(*op) + bound);
     if (!op)
         return TXMSG_ERROR_MEMORY;
+    list_init(&op->link);
+    op->route = NULL;
+    op->place = OP_WAITING;
     op->kind = call->kind;
     op->alone = call->kind == OP_GET;
+    op->maybe = false;
+    op->tries = 0;
+    op->tag = 0;
     op->fields = fields;
-    list_init(&op->link);
+    op->waiter = NULL;
+    op->done = NULL;
+    op->arg = NULL;
     memcpy(&op->hash, call->id->text + UUID_TEXT - 1 - sizeof(op->hash), sizeof(op->hash)); /* its end is random */
     result_init(&op->result);
     op->result.id = *call->id;

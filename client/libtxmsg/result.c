@@ -15,8 +15,18 @@ bool result_valid(const txmsg_result *r) {
     return r && r->magic == MAGIC;
 }
 
+/* One by one: each operation has one, and clearing what nobody reads costs more than the rest of it. */
 void result_init(txmsg_result *r) {
-    *r = (txmsg_result){.magic = MAGIC, .reason = "", .message = "", .texts.max = TEXTS_MAX};
+    r->magic = MAGIC;
+    r->status = r->state = r->origin = r->code = r->attempts = 0;
+    r->executed = false;
+    r->id.text[0] = '\0';
+    r->retry_after_ms = 0;
+    r->prepared.us = r->decided.us = 0;
+    r->prepared.n = r->decided.n = 0;
+    r->reason = r->message = "";
+    r->view = NULL;
+    arena_init(&r->texts, TEXTS_MAX);
 }
 
 void result_deinit(txmsg_result *r) {
@@ -31,7 +41,8 @@ void result_reset(txmsg_result *r) {
     struct arena texts = r->texts;
 
     view_free(r->view);
-    *r = (txmsg_result){.magic = MAGIC, .reason = "", .message = "", .texts = texts};
+    result_init(r);
+    r->texts = texts;
     arena_reset(&r->texts);
 }
 

@@ -74,21 +74,23 @@ static void put_ms(struct uuid *u, int64_t ms) {
         u->b[i] = (uint8_t)ms;
 }
 
-static _Thread_local uint8_t pool[POOL];
-static _Thread_local size_t left;
+static _Thread_local struct {
+    size_t left;
+    uint8_t bytes[POOL];
+} pool;
 
 void uuid_v7_forget(void) {
-    left = 0;
+    pool.left = 0;
 }
 
 void uuid_v7_make(int64_t unix_ms, struct uuid *ret) {
-    if (left < 10) {
-        crypto_random(pool, sizeof(pool));
-        left = sizeof(pool);
+    if (pool.left < 10) {
+        crypto_random(pool.bytes, sizeof(pool.bytes));
+        pool.left = sizeof(pool.bytes);
     }
-    left -= 10;
+    pool.left -= 10;
     put_ms(ret, unix_ms);
-    memcpy(ret->b + 6, pool + left, 10);
+    memcpy(ret->b + 6, pool.bytes + pool.left, 10);
     ret->b[6] = (uint8_t)(0x70 | (ret->b[6] & 0x0f));
     ret->b[8] = (uint8_t)(0x80 | (ret->b[8] & 0x3f));
 }
