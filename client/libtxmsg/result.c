@@ -211,16 +211,17 @@ struct status {
 
 /* False: it is not protobuf. */
 static bool scan_status(struct wire_reader in, struct status *s) {
-    struct scan f;
+    struct wire_field f;
+    int64_t key;
 
     /* In this order they come from the service; the rest is for what comes otherwise. */
     (void)scan_bytes(&in, SCAN_BYTES(1), &s->id);
-    (void)scan_small(&in, SCAN_VARINT(2), &s->state);
-    (void)scan_small(&in, SCAN_VARINT(3), &s->origin);
+    (void)scan_number(&in, SCAN_VARINT(2), &s->state);
+    (void)scan_number(&in, SCAN_VARINT(3), &s->origin);
     (void)scan_bytes(&in, SCAN_BYTES(4), &s->prepared);
     (void)scan_bytes(&in, SCAN_BYTES(5), &s->decided);
-    while ((f = scan_next(&in)).key > 0) {
-        switch (f.key) {
+    while ((key = scan_rest(&in, &f)) > 0) {
+        switch (key) {
         case SCAN_BYTES(1):
             s->id = f.bytes;
             break;
@@ -238,7 +239,7 @@ static bool scan_status(struct wire_reader in, struct status *s) {
             break;
         }
     }
-    return f.key == 0;
+    return key == 0;
 }
 
 enum outcome result_take_status(txmsg_result *r, struct bytes status, const char *id) {

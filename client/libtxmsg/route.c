@@ -183,25 +183,28 @@ static grpc_byte_buffer *next_frame(struct stream *s, uint64_t now) {
 static void take_result(struct route *r, struct bytes row, uint64_t now) {
     struct wire_reader in = wire_reader(row);
     struct bytes result = BYTES_NULL;
-    uint64_t tag = UINT64_MAX;
-    struct scan f;
-    struct op *op;
     enum outcome o = OUTCOME_UNKNOWN;
+    uint64_t tag = UINT64_MAX;
+    struct wire_field f;
+    struct op *op;
+    int64_t key;
 
-    while ((f = scan_next(&in)).key > 0) {
-        if (f.key == SCAN_VARINT(1))
+    (void)scan_number(&in, SCAN_VARINT(1), &tag);
+    (void)scan_bytes(&in, SCAN_BYTES(2), &result);
+    while ((key = scan_rest(&in, &f)) > 0) {
+        if (key == SCAN_VARINT(1))
             tag = f.value;
-        else if (f.key == SCAN_BYTES(2))
+        else if (key == SCAN_BYTES(2))
             result = f.bytes;
     }
     op = op_of_tag(r->stream.client, tag);
     if (!op || op->place != OP_SENT)
         return; /* its caller's deadline came first */
     in = wire_reader(result);
-    f = scan_next(&in);
-    if (f.key == SCAN_BYTES(1))
+    key = scan_bytes(&in, SCAN_BYTES(1), &f.bytes) ? SCAN_BYTES(1) : scan_rest(&in, &f);
+    if (key == SCAN_BYTES(1))
         o = result_take_status(&op->result, f.bytes, op->result.id.text);
-    else if (f.key == SCAN_BYTES(2))
+    else if (key == SCAN_BYTES(2))
         o = result_take_error(&op->result, RPC_UNKNOWN, BYTES_NULL, f.bytes);
     else
         result_error(&op->result, RPC_INTERNAL, "", "the answer is not well formed");
@@ -211,21 +214,25 @@ static void take_result(struct route *r, struct bytes row, uint64_t now) {
 static bool on_received(struct stream *s, struct bytes in, uint64_t now) {
     struct route *r = route_of(s);
     struct wire_reader frame = wire_reader(in);
-    struct scan f;
+    struct wire_field f;
+    int64_t key;
 
     r->heard_ns = now;
-    while ((f = scan_next(&frame)).key > 0) {
-        if (f.key == SCAN_BYTES(1))
+    do {
+        while (scan_bytes(&frame, SCAN_BYTES(1), &f.bytes))
             take_result(r, f.bytes, now);
-        else if (f.key == SCAN_VARINT(2))
+        key = scan_rest(&frame, &f);
+        if (key == SCAN_BYTES(1))
+            take_result(r, f.bytes, now);
+        else if (key == SCAN_VARINT(2))
             r->credit += f.value;
-    }
+    } while (key > 0);
     if (!r->granted && r->credit > 0) {
         r->granted = true;
         s->client->last_error[0] = '\0';
         client_reroute(s->client, &s->client->waiting, now);
     }
-    return f.key == 0;
+    return key == 0;
 }
 
 void route_watch(struct route *r, uint64_t now) {
