@@ -147,7 +147,9 @@ static int flush(struct pg_conn *c) {
 
 /* --- results --- */
 
+/* libpq may have closed the socket already, so nothing waits for its number any more. */
 static void give_up(struct pg_conn *c, const char *why) {
+    poll_stop(c);
     c->drop = true;
     snprintf(c->last_error, sizeof(c->last_error), "%s", why);
     timer_arm(c->timer, 0);
@@ -256,7 +258,7 @@ static void on_socket(uv_poll_t *h, int status, int events) {
         bool broken = status < 0 || !PQconsumeInput(c->pg);
         process(c);
         if (!c->freed && c->pg && c->state >= PREPARING) {
-            if (broken || PQstatus(c->pg) == CONNECTION_BAD || flush(c) < 0) {
+            if (broken || PQstatus(c->pg) == CONNECTION_BAD || (!c->drop && flush(c) < 0)) {
                 struct pg_error e = lost_error(PQerrorMessage(c->pg));
                 conn_lose(c, &e);
             }

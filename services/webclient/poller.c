@@ -108,6 +108,20 @@ static void on_poll(uv_poll_t *h, int status, int events) {
     p->worked(p->arg);
 }
 
+/*
+ * A socket that never connected is closed by libcurl 7.88 behind our back, before or after this. Its handle must not wait for anything
+ * then: libuv ends the process when it arms one for a number that is closed, and refuses that number to anybody else.
+ */
+static void sock_release(struct poller *p, struct poller_sock *s) {
+    s->wanted = 0;
+    if (!s->ours) {
+        sock_drop(p, s);
+    } else if (s->armed & UV_WRITABLE) {
+        uv_poll_stop(&s->uv);
+        s->armed = 0;
+    }
+}
+
 static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused) {
     struct poller *p = arg;
     struct poller_sock *s = sock_find(p, fd);
@@ -115,11 +129,8 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *un
     UNUSED(easy);
     UNUSED(unused);
     if (what == CURL_POLL_REMOVE) {
-        if (s) {
-            s->wanted = 0;
-            if (!s->ours)
-                sock_drop(p, s);
-        }
+        if (s)
+            sock_release(p, s);
         return 0;
     }
     if (!s)

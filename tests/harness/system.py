@@ -20,9 +20,12 @@ def metric(daemon, name, **labels):
     return total
 
 
+SANITIZED = "ASAN_OPTIONS" in os.environ or "TSAN_OPTIONS" in os.environ
+
+
 def room(mib):
-    """Bytes that a daemon may grow by: a sanitizer keeps what was freed for a while."""
-    return (mib << 20) * (5 if os.environ.get("ASAN_OPTIONS") else 1)
+    """Bytes that a daemon may grow by: a sanitizer keeps what was freed for a while, or a shadow of all."""
+    return (mib << 20) * (5 if SANITIZED else 1)
 
 
 def memory(pid):

@@ -10,7 +10,7 @@ from harness.client import CONFIRMED, DELIVERY, PREPARED, admin_pb2, message, pr
 from harness.ids import uuid7
 from harness.peers import Reply
 from harness.pipeline import Pipe
-from harness.system import memory, room
+from harness.system import SANITIZED, memory, room
 from harness.world import metric, subscription
 from servers.process import wait_until
 
@@ -233,7 +233,7 @@ def test_many_due_at_once(world, client):
     assert metric(world.txmsgd, "txmsg_stale_deliveries_total") == 0
 
 
-STORM = {"count": 100000, "ahead": 30, "rate": 200, "concurrency": 8}
+STORM = {"count": 100000, "ahead": 120 if SANITIZED else 30, "rate": 200, "concurrency": 8}
 
 
 def test_hundred_thousand_due_at_once_are_no_storm(world, client):

@@ -47,16 +47,16 @@ static void on_collect(void *arg, struct lane_batch *b) {
 
 static void on_ride(void *arg, unsigned stale) {
     struct rig *r = arg;
-    r->riding = false;
     r->rides_stale += (int)stale;
     r->rides++;
+    r->riding = false; /* last: the scene waits for it */
 }
 
 static void on_lost(void *arg) {
     struct rig *r = arg;
-    r->riding = false;
     r->ride = true; /* a cursor comes again with the next batch */
     r->rides_lost++;
+    r->riding = false;
 }
 
 static void on_done(struct lane_op *op) {

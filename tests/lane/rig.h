@@ -29,10 +29,9 @@ struct rig {
     int calls_n;
     /* what the lane said; written on its thread */
     _Atomic int number, opened, fenced, committed, confirmed, rides, rides_lost, rides_stale;
-    _Atomic bool ride, closed;
+    _Atomic bool ride, riding, closed;
     void (*collect)(struct rig *r,
                     struct lane_batch *b); /* more rows for the next ride; main thread sets it before `ride` */
-    bool riding;
     struct lane_rider rider;
 };
 
