@@ -76,6 +76,7 @@ class Peers:
                     continue
                 peer.prepare()
                 runs[number] = Load(peer.command(callers), self.snapshot(peer)).finish()
+                peer.rest()
                 say(f"run {number} {name}, {callers} callers: {runs[number]['per_second']:.0f} messages/s, "
                     f"p50 {runs[number]['latency_ms']['p50']:.2f} ms, CPU per message {runs[number]['cpu_us']} us")
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import urllib.request
 
@@ -56,6 +57,7 @@ class Dtm:
         _, self.sink = self.place.tool("bench-sink")
         self.process = Process("dtm", [self.directory / "dtm", "-c", config], home / "dtm.log", cwd=home)
         wait_until(self.ready, 30, "DTM answers", alive=self.process.check_alive)
+        self.rest()
 
     def ready(self):
         try:
@@ -69,8 +71,22 @@ class Dtm:
 
     def prepare(self):
         """Each run begins with empty tables: with many rows it gets slower."""
-        self.place.postgres.psql("TRUNCATE trans_global, trans_branch_op", "dtm")
+        self.process.signal(signal.SIGCONT)
+        self.empty()
         self.place.postgres.psql("CHECKPOINT")
+
+    def empty(self):
+        self.place.postgres.psql("TRUNCATE trans_global, trans_branch_op", "dtm")
+
+    def rest(self):
+        """What a run has left would be worked on while others are measured, in the same PostgreSQL."""
+        self.empty()
+        wait_until(self.idle, 30, "DTM has nothing to do")
+        self.process.signal(signal.SIGSTOP)
+
+    def idle(self):
+        return self.place.postgres.psql("SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = 'dtm' AND state <> 'idle'"
+                                        " AND pid <> pg_backend_pid()").strip() == "t"
 
     def command(self, callers):
         options = self.place.options
@@ -80,6 +96,7 @@ class Dtm:
 
     def close(self):
         if self.process:
+            self.process.signal(signal.SIGCONT)
             self.process.stop(10)
             if self.process.popen.returncode not in (0, -15):
                 raise ServerError(f"DTM ended with {self.process.popen.returncode}: {self.process.tail()}")

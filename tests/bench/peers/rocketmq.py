@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 
 from servers.process import Process, ServerError, free_port, run, wait_until
@@ -73,6 +74,7 @@ class RocketMQ:
         warm.thread.join()
         if not warm.report or warm.report["errors"]:
             raise ServerError(f"RocketMQ does not take messages: {warm.error_text()}")
+        self.rest()
 
     def make_topic(self):
         try:
@@ -87,7 +89,14 @@ class RocketMQ:
         return [process.pid for process in self.processes]
 
     def prepare(self):
-        """Nothing: the log goes on where it was, as it would."""
+        """The log goes on where it was, as it would."""
+        for process in self.processes:
+            process.signal(signal.SIGCONT)
+
+    def rest(self):
+        """It would use up to a whole core while others are measured."""
+        for process in self.processes:
+            process.signal(signal.SIGSTOP)
 
     def command(self, callers):
         options = self.place.options
@@ -95,6 +104,7 @@ class RocketMQ:
                          f"{WARMUP * options.warmup:g}", "1024")
 
     def close(self):
+        self.prepare()
         for process in reversed(self.processes):
             process.kill()
         self.processes = []
